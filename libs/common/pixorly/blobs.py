@@ -1,0 +1,330 @@
+"""Object storage: bytes in and out, and the bucket itself.
+
+Bytes move through obstore, which spends a tenth of the CPU that boto does on a small object; the bucket's set-up and
+links go through aioboto3. Every call has a deadline of ours, since an S3 server that accepts a connection and then says
+nothing would hold a plain client for ever.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import aioboto3
+import obstore
+from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError, ClientError
+from obstore.exceptions import BaseError as ObstoreError
+from obstore.store import S3Store
+from pydantic import SecretStr
+from typing_extensions import override
+
+from pixorly.errors import OutageError, StagedBytesMissing, StorageUnavailable
+from pixorly.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+STAGING: Final = "staging/"
+_DELETE_BATCH: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """What a listing says of one object."""
+
+    key: str
+    size_bytes: int
+
+
+class Blobs(Protocol):
+    """Where bytes lie under a key.
+
+    Every method raises `OutageError("s3")` when the whole store is away, and `StorageUnavailable` when it failed on
+    these objects only.
+    """
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store `data` under `key`, encrypted, in place of what is there."""
+
+    async def get(self, key: str) -> bytes:
+        """Return what lies under `key`.
+
+        Raises:
+            StagedBytesMissing: Nothing does.
+        """
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete what lies under `keys`; what is not there is no error."""
+
+    def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        """Yield every object whose key starts with `prefix`, which ends with `/`."""
+
+    async def probe(self) -> None:
+        """Ask whether the store is there.
+
+        Raises:
+            OutageError: It is not.
+        """
+
+
+class S3Blobs(Blobs):
+    """The bucket of `settings`, which must exist.
+
+    Args:
+        settings: Where and with which keys; without keys, those of the machine's own identity are taken.
+    """
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._timeout_s = settings.s3_timeout_s
+        self._store = S3Store(settings.aws_s3_bucket, **_store_options(settings))
+
+    @override
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        attributes = {"Content-Type": content_type, **(metadata or {})}
+        if cache_control:
+            attributes["Cache-Control"] = cache_control
+        async with self._call():
+            await obstore.put_async(self._store, key, data, attributes=attributes)
+
+    @override
+    async def get(self, key: str) -> bytes:
+        async with self._call():
+            try:
+                found = await obstore.get_async(self._store, key)
+                return bytes(await found.bytes_async())
+            except FileNotFoundError as error:
+                raise StagedBytesMissing from error
+
+    @override
+    async def delete(self, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), _DELETE_BATCH):
+            async with self._call():
+                try:
+                    await obstore.delete_async(self._store, list(keys[start : start + _DELETE_BATCH]))
+                except FileNotFoundError:
+                    continue
+
+    @override
+    async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        pages = obstore.list(self._store, prefix)
+        while True:
+            async with self._call():
+                try:
+                    page = await anext(pages)
+                except StopAsyncIteration:
+                    return
+            for item in page:
+                yield BlobInfo(item["path"], item["size"])
+
+    @override
+    async def probe(self) -> None:
+        with _as_outage():
+            async with asyncio.timeout(min(self._timeout_s, 5)):
+                await obstore.list_with_delimiter_async(self._store, "probe")
+
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        """Bound a call, and find out whether one object failed or the whole store."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except (ObstoreError, TimeoutError) as error:
+            await self.probe()
+            raise StorageUnavailable(f"The object store failed: {type(error).__name__}.") from error
+
+
+def _store_options(settings: StorageSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "region": settings.aws_region,
+        "server_side_encryption": settings.s3_sse,
+        "client_options": {
+            "timeout": timedelta(seconds=settings.s3_timeout_s),
+            "connect_timeout": timedelta(seconds=3),
+        },
+        "retry_config": {"max_retries": 1, "retry_timeout": timedelta(seconds=settings.s3_timeout_s)},
+    }
+    if settings.s3_kms_key_id:
+        options["sse_kms_key_id"] = settings.s3_kms_key_id
+    if settings.s3_endpoint_url:
+        options["endpoint"] = settings.s3_endpoint_url
+        options["virtual_hosted_style_request"] = False
+        options["client_options"]["allow_http"] = settings.s3_endpoint_url.startswith("http://")
+    if settings.aws_access_key_id and settings.aws_secret_access_key:
+        options["access_key_id"] = settings.aws_access_key_id.get_secret_value()
+        options["secret_access_key"] = settings.aws_secret_access_key.get_secret_value()
+    return options
+
+
+@contextmanager
+def _as_outage() -> Iterator[None]:
+    try:
+        yield
+    except (ObstoreError, OSError) as error:
+        raise OutageError("s3", f"The object store is away: {type(error).__name__}.") from error
+
+
+class MemoryBlobs(Blobs):
+    """Blobs in a dict, for tests.
+
+    Attributes:
+        objects: The bytes by key.
+        attributes: Content type, cache control and metadata by key.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.attributes: dict[str, dict[str, str]] = {}
+
+    @override
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.objects[key] = data
+        self.attributes[key] = {"Content-Type": content_type, "Cache-Control": cache_control or "", **(metadata or {})}
+
+    @override
+    async def get(self, key: str) -> bytes:
+        try:
+            return self.objects[key]
+        except KeyError as error:
+            raise StagedBytesMissing from error
+
+    @override
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.objects.pop(key, None)
+            self.attributes.pop(key, None)
+
+    @override
+    async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        for key, data in sorted(self.objects.items()):
+            if key.startswith(prefix):
+                yield BlobInfo(key, len(data))
+
+    @override
+    async def probe(self) -> None:
+        return
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+@asynccontextmanager
+async def s3_client(settings: StorageSettings) -> AsyncIterator["S3Client"]:
+    """Lend the one boto client of a process, for the bucket and for links."""
+    session = aioboto3.Session(
+        aws_access_key_id=_revealed(settings.aws_access_key_id),
+        aws_secret_access_key=_revealed(settings.aws_secret_access_key),
+        region_name=settings.aws_region,
+    )
+    config = AioConfig(
+        signature_version="s3v4",
+        connect_timeout=3,
+        read_timeout=10,
+        retries={"mode": "standard", "total_max_attempts": 2},
+        s3={"addressing_style": "path" if settings.s3_endpoint_url else "virtual"},
+    )
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(
+            session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
+        )
+
+
+async def ensure_bucket(settings: StorageSettings) -> list[str]:
+    """Make the bucket and its rules, and return what was done, in words. A repeat changes nothing.
+
+    Raises:
+        OutageError: The object store is away or refused a step.
+    """
+    bucket, done = settings.aws_s3_bucket, []
+    try:
+        async with asyncio.timeout(60), s3_client(settings) as client:
+            if await _create_bucket(client, settings):
+                done.append(f"made the bucket {bucket}")
+            await client.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration=_encryption(settings))
+            done.append(f"encryption by default: {settings.s3_sse}")
+            await client.put_public_access_block(
+                Bucket=bucket,
+                PublicAccessBlockConfiguration={
+                    "BlockPublicAcls": True,
+                    "IgnorePublicAcls": True,
+                    "BlockPublicPolicy": True,
+                    "RestrictPublicBuckets": True,
+                },
+            )
+            done.append("public access blocked")
+            await client.put_bucket_lifecycle_configuration(
+                Bucket=bucket, LifecycleConfiguration=_lifecycle(settings.staging_days)
+            )
+            done.append(f"staged bytes go after {settings.staging_days} days, aborted uploads after one")
+    except (BotoCoreError, ClientError, OSError) as error:
+        raise OutageError("s3", f"The bucket {bucket} could not be set up: {error}") from error
+    return done
+
+
+async def _create_bucket(client: "S3Client", settings: StorageSettings) -> bool:
+    try:
+        await client.head_bucket(Bucket=settings.aws_s3_bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in {"404", "NoSuchBucket"}:
+            raise
+    else:
+        return False
+    if settings.aws_region == "us-east-1":
+        await client.create_bucket(Bucket=settings.aws_s3_bucket)
+    else:
+        region: Any = {"LocationConstraint": settings.aws_region}
+        await client.create_bucket(Bucket=settings.aws_s3_bucket, CreateBucketConfiguration=region)
+    return True
+
+
+def _encryption(settings: StorageSettings) -> Any:
+    default = {"SSEAlgorithm": settings.s3_sse}
+    if settings.s3_kms_key_id:
+        default["KMSMasterKeyID"] = settings.s3_kms_key_id
+    return {"Rules": [{"ApplyServerSideEncryptionByDefault": default}]}
+
+
+def _lifecycle(staging_days: int) -> Any:
+    return {
+        "Rules": [
+            {
+                "ID": "staging",
+                "Status": "Enabled",
+                "Filter": {"Prefix": STAGING},
+                "Expiration": {"Days": staging_days},
+            },
+            {
+                "ID": "aborted-uploads",
+                "Status": "Enabled",
+                "Filter": {"Prefix": ""},
+                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+            },
+        ]
+    }

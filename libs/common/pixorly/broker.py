@@ -1,0 +1,193 @@
+"""RabbitMQ: two connections a process, one that only publishes and one that only consumes.
+
+On one connection a memory alarm would stop the acknowledgements together with the publications. FastStream's own
+time-out argument does nothing, so every wait here has a deadline of ours, and a publication that met it may have
+arrived all the same: it is repeated with the same id, never taken back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aio_pika.exceptions import AMQPError
+from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange
+from opentelemetry import trace
+from typing_extensions import override
+
+from pixorly import telemetry
+from pixorly.errors import OutageError
+from pixorly.events import Event
+from pixorly.outbox import Bus
+from pixorly.settings import AmqpSettings
+from pixorly.topology import EVENTS_EXCHANGE, EXCHANGES, RETRY_EXCHANGE
+
+_log = structlog.get_logger()
+_tracer = trace.get_tracer("pixorly.broker")
+_RECONNECT_S: Final = 1.0
+
+# FastStream and aio-pika log every reconnect at length; what matters is logged here.
+for _name in ("aio_pika", "aiormq", "faststream"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def make_broker(settings: AmqpSettings, name: str) -> RabbitBroker:
+    """Return a broker with our settings: names its connection, waits for RabbitMQ, returns raise on every channel."""
+    url = settings.amqp_url.get_secret_value()
+    separator = "&" if "?" in url else "?"
+    return RabbitBroker(
+        f"{url}{separator}heartbeat={settings.amqp_heartbeat_s}&name={name}",
+        fail_fast=False,
+        reconnect_interval=_RECONNECT_S,
+        graceful_timeout=None,
+        default_channel=Channel(on_return_raises=True),
+        apply_types=False,
+        logger=None,
+    )
+
+
+class Publisher(Bus):
+    """The publishing side: every message persistent, mandatory, confirmed, and within a deadline.
+
+    Args:
+        settings: Where RabbitMQ is.
+        service: The service's name, which its user may publish under.
+    """
+
+    def __init__(self, settings: AmqpSettings, service: str) -> None:
+        self._service = service
+        self._broker = make_broker(settings, f"{service}-publishes")
+        self._timeout_s = settings.publish_timeout_s
+        self._exchanges = {name: RabbitExchange(name, type=ExchangeType.TOPIC, durable=True) for name in EXCHANGES}
+        self._connected = asyncio.Event()
+        self._connecting: asyncio.Task[None] | None = None
+        self._in_flight: dict[str, asyncio.Future[None]] = {}
+
+    async def start(self) -> None:
+        """Begin to connect, and go on trying; whoever publishes meanwhile meets an `OutageError`."""
+        self._connecting = asyncio.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        while not self._connected.is_set():
+            try:
+                await self._broker.connect()
+                for exchange in self._exchanges.values():
+                    await self._broker.declare_exchange(exchange)
+                self._connected.set()
+            except (AMQPError, OSError, RuntimeError) as error:
+                _log.warning("rabbitmq is away", error=type(error).__name__)
+                await asyncio.sleep(_RECONNECT_S)
+
+    async def close(self) -> None:
+        """Close the connection, within a deadline."""
+        if self._connecting:
+            self._connecting.cancel()
+        with suppress(TimeoutError, AMQPError, OSError, RuntimeError):
+            async with asyncio.timeout(3):
+                await self._broker.stop()
+
+    @override
+    async def publish(self, event: Event, headers: dict[str, str] | None = None) -> None:
+        with _tracer.start_as_current_span(f"publish {event.type}", kind=trace.SpanKind.PRODUCER) as span:
+            span.set_attributes(span_attributes(EVENTS_EXCHANGE, event.type, str(event.event_id), str(event.job_id)))
+            await self.send(
+                EVENTS_EXCHANGE,
+                event.type,
+                event.to_json(),
+                message_id=str(event.event_id),
+                message_type=event.type,
+                correlation_id=str(event.job_id),
+                headers={**(headers or {}), **_event_headers(event), **telemetry.carried()},
+            )
+
+    async def send(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        message_id: str,
+        message_type: str | None,
+        correlation_id: str | None,
+        headers: Mapping[str, Any],
+    ) -> None:
+        """Publish a message and return when RabbitMQ has it in a queue.
+
+        Raises:
+            OutageError: It could not be published, or perhaps was, without an answer in time.
+        """
+        # Returns are matched by id, so one id is under way once at a time.
+        key = f"{exchange}/{routing_key}/{message_id}"
+        while (other := self._in_flight.get(key)) is not None:
+            await asyncio.wait([other])
+        mine = self._in_flight[key] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._connected.wait()
+                await self._broker.publish(
+                    body,
+                    exchange=self._exchanges[exchange],
+                    routing_key=routing_key,
+                    message_id=message_id,
+                    message_type=message_type,
+                    correlation_id=correlation_id,
+                    content_type="application/json",
+                    headers=dict(headers),
+                    persist=True,
+                    mandatory=True,
+                )
+        except (AMQPError, RuntimeError, OSError) as error:
+            raise OutageError("rabbitmq", f"RabbitMQ did not take a message: {type(error).__name__}.") from error
+        except asyncio.CancelledError as error:
+            # A link that is declared dead cancels what waits on it, in a task that nobody cancelled.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            raise OutageError("rabbitmq", "The link to RabbitMQ was lost.") from error
+        finally:
+            del self._in_flight[key]
+            mine.set_result(None)
+
+    async def probe(self) -> None:
+        """Publish to nobody and wait for the confirm, since a connection looks alive long after it is dead.
+
+        Raises:
+            OutageError: RabbitMQ did not confirm in time.
+        """
+        try:
+            async with asyncio.timeout(2):
+                await self._connected.wait()
+                await self._broker.publish(
+                    b"{}",
+                    exchange=self._exchanges[RETRY_EXCHANGE],
+                    routing_key=f"{self._service}.probe",
+                    mandatory=False,
+                )
+        except (AMQPError, RuntimeError, OSError) as error:
+            raise OutageError("rabbitmq", f"rabbitmq does not confirm: {type(error).__name__}.") from error
+
+
+def _event_headers(event: Event) -> dict[str, Any]:
+    """Return our schema version and the CloudEvents attributes."""
+    return {
+        "pixorly-schema": event.schema_version,
+        "cloudEvents_specversion": "1.0",
+        "cloudEvents_id": str(event.event_id),
+        "cloudEvents_type": event.type,
+        "cloudEvents_source": "/pixorly",
+        "cloudEvents_subject": str(event.job_id),
+        "cloudEvents_time": event.occurred_at.isoformat(),
+    }
+
+
+def span_attributes(destination: str, routing_key: str, message_id: str, job_id: str) -> dict[str, str]:
+    """Return OpenTelemetry's messaging attributes."""
+    return {
+        "messaging.system": "rabbitmq",
+        "messaging.destination.name": destination,
+        "messaging.rabbitmq.destination.routing_key": routing_key,
+        "messaging.message.id": message_id,
+        "messaging.message.conversation_id": job_id,
+        "pixorly.job_id": job_id,
+    }

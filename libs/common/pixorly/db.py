@@ -1,0 +1,183 @@
+"""PostgreSQL: a pool whose every wait is bounded, and migrations.
+
+A part of PostgreSQL that is away is an `OutageError("postgres")` to everyone above; what a broken constraint means is
+for the `store.py` that knows the constraint.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from typing import Final
+
+import asyncpg
+import orjson
+from asyncpg.pool import PoolConnectionProxy
+
+from pixorly.errors import OutageError
+
+Connection = asyncpg.Connection | PoolConnectionProxy
+"""What store functions take."""
+
+_AWAY: Final = (
+    OSError,  # refused, reset, and TimeoutError
+    asyncpg.InterfaceError,  # the pool or the connection was closed under us
+    asyncpg.PostgresConnectionError,  # 08: lost
+    asyncpg.OperatorInterventionError,  # 57: shutting down, starting up, cancelled
+    asyncpg.InsufficientResourcesError,  # 53: out of connections, memory or disk
+    asyncpg.ReadOnlySQLTransactionError,  # 25006: we were sent to a standby
+    asyncpg.TransactionRollbackError,  # 40: deadlock or serialization, worth another try as it is
+    asyncpg.InternalClientError,  # the protocol was cut in mid-message
+)
+_MIGRATION_LOCK: Final = 0x7069786F
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what asyncpg raises when PostgreSQL is away into an `OutageError`."""
+    try:
+        yield
+    except _AWAY as error:
+        raise OutageError("postgres", f"PostgreSQL is away: {type(error).__name__}.") from error
+
+
+async def _prepare(connection: asyncpg.Connection) -> None:
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads
+        )
+
+
+class Database:
+    """A pool of connections to one database.
+
+    Args:
+        url: `postgresql://…`.
+        max_size: The most connections.
+        acquire_timeout_s: How long to wait for a free connection.
+        command_timeout_s: How long one statement may take.
+    """
+
+    def __init__(
+        self, url: str, *, max_size: int = 10, acquire_timeout_s: float = 5, command_timeout_s: float = 15
+    ) -> None:
+        self._url = url
+        self._max_size = max_size
+        self._acquire_timeout_s = acquire_timeout_s
+        self._command_timeout_s = command_timeout_s
+        self._pool: asyncpg.Pool | None = None
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            OutageError: PostgreSQL is away.
+        """
+        with translated():
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=1,
+                max_size=self._max_size,
+                command_timeout=self._command_timeout_s,
+                timeout=5,
+                init=_prepare,
+            )
+
+    async def close(self) -> None:
+        """Close what is idle and, after a moment, what is not."""
+        if self._pool is None:
+            return
+        try:
+            async with asyncio.timeout(3):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection, for reads and single statements.
+
+        Raises:
+            OutageError: PostgreSQL is away, or no connection was free in time.
+        """
+        if self._pool is None:
+            raise OutageError("postgres", "The pool is not open.")
+        with translated():
+            connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection, timeout=2)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection in a transaction.
+
+        Raises:
+            OutageError: As `connection`. Where it comes from the commit itself, the change may have been made all the
+                same, so that every change must bear being made again.
+        """
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def ping(self) -> None:
+        """Ask for nothing.
+
+        Raises:
+            OutageError: PostgreSQL is away.
+        """
+        async with self.connection() as connection:
+            await connection.fetchval("select 1", timeout=2)
+
+
+async def migrate(url: str, *packages: str) -> list[str]:
+    """Apply the `migrations/*.sql` of each package that were not applied yet, and return their names.
+
+    Several processes may do this at once: one works, the others wait. They poll for the lock, since a session that
+    blocks on it holds a snapshot, which a `create index concurrently` would wait for. A file whose first line is
+    `-- no-transaction` runs outside a transaction.
+
+    Raises:
+        OutageError: PostgreSQL is away.
+        RuntimeError: A file was changed after it was applied.
+    """
+    with translated():
+        connection = await asyncpg.connect(url, timeout=5)
+        try:
+            while not await connection.fetchval("select pg_try_advisory_lock($1)", _MIGRATION_LOCK):  # noqa: ASYNC110 - the lock is PostgreSQL's
+                await asyncio.sleep(0.1)
+            return [name for package in packages for name in await _migrate_package(connection, package)]
+        finally:
+            await connection.close(timeout=5)
+
+
+async def _migrate_package(connection: asyncpg.Connection, package: str) -> list[str]:
+    await connection.execute(
+        """create table if not exists schema_migrations (
+               name text primary key, sha256 text not null, applied_at timestamptz not null default now())"""
+    )
+    done = {row["name"]: row["sha256"] for row in await connection.fetch("select name, sha256 from schema_migrations")}
+    applied = []
+    folder = files(package) / "migrations"
+    for file in sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name):
+        name, sql = f"{package}/{file.name}", file.read_text(encoding="utf-8")
+        sha256 = hashlib.sha256(sql.encode()).hexdigest()
+        if name in done:
+            if done[name] != sha256:
+                raise RuntimeError(f"{name} was changed after it was applied; write a new migration instead")
+            continue
+        await _apply(connection, name, sql, sha256)
+        applied.append(name)
+    return applied
+
+
+async def _apply(connection: asyncpg.Connection, name: str, sql: str, sha256: str) -> None:
+    record = "insert into schema_migrations (name, sha256) values ($1, $2)"
+    if sql.startswith("-- no-transaction"):
+        await connection.execute(sql, timeout=None)
+        await connection.execute(record, name, sha256)
+        return
+    async with connection.transaction():
+        await connection.execute(sql, timeout=None)
+        await connection.execute(record, name, sha256)

@@ -1,0 +1,81 @@
+"""Group concurrent calls into one: those that arrive while a group is under way share the next one."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from pixorly.errors import OutageError
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Grouper(Generic[Item, Answer]):
+    """Call `run` with all items that are waiting, one group at a time.
+
+    Nothing waits for a group to fill: a call on an idle grouper runs at once, alone. A caller that is cancelled leaves
+    its item in its group.
+
+    Args:
+        run: Takes the items of a group and returns an answer, or an exception, for each, in order. If it raises, the
+            group's items run again alone, so that one bad item harms no other; a group of one gets what was raised,
+            and so does every item where it was an `OutageError`. It must leave nothing behind when it raises.
+        max_group: The most items in one group.
+        workers: How many groups may be under way at once.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        max_group: int = 256,
+        workers: int = 1,
+    ) -> None:
+        self._run = run
+        self._max_group = max_group
+        self._workers = workers
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, item: Item) -> Answer:
+        """Return the answer to `item`, or raise the exception that answers it."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if len(self._running) < self._workers:
+            worker = asyncio.create_task(self._work())
+            self._running.add(worker)
+            worker.add_done_callback(self._running.discard)
+        return await answer
+
+    async def _work(self) -> None:
+        while self._waiting:
+            size = min(len(self._waiting), self._max_group)
+            await self._answer([self._waiting.popleft() for _ in range(size)])
+
+    async def _answer(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._run([item for item, _ in group])
+        except OutageError as error:
+            answers = [error] * len(group)
+        except Exception as error:  # noqa: BLE001 - it is handed to whoever waits
+            if len(group) > 1:
+                for member in group:
+                    await self._answer([member])
+                return
+            answers = [error]
+        except BaseException:
+            for _, answer in group:
+                answer.cancel()
+            raise
+        for (_, future), result in zip(group, answers, strict=True):
+            _resolve(future, result)
+
+
+def _resolve(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

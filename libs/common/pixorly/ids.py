@@ -1,0 +1,17 @@
+"""Ids: UUIDv7 for what is new (its time is in it), UUIDv5 for what follows from something else."""
+
+from uuid import UUID, uuid5
+
+from uuid_utils import compat
+
+_EVENTS = UUID("6f1f64c6-3f6e-5a0a-9a6b-2f2f0f0d7c11")
+
+
+def new_id() -> UUID:
+    """Return a fresh UUIDv7."""
+    return compat.uuid7()
+
+
+def derived_id(*parts: object) -> UUID:
+    """Return the id that always belongs to `parts`, so that a repeat carries the same one."""
+    return uuid5(_EVENTS, "/".join(str(part) for part in parts))

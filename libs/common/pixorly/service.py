@@ -1,0 +1,82 @@
+"""Run one process of a service: an ASGI app whose lifespan builds its parts and takes them down again."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from contextlib import asynccontextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from typing_extensions import override
+
+from pixorly import telemetry
+from pixorly.settings import ProcessSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_HARD_STOP_AFTER_GRACE_S: Final = 10
+_EXIT_HARD: Final = 70
+
+
+class _Server(uvicorn.Server):
+    """A server that is gone for sure some time after it was told to stop."""
+
+    def __init__(self, config: uvicorn.Config, grace_s: float) -> None:
+        super().__init__(config)
+        self._deadline_s = grace_s + _HARD_STOP_AFTER_GRACE_S
+
+    @override
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A closing handshake with a server that is cut off has no time-out of its own.
+        timer = threading.Timer(self._deadline_s, os._exit, (_EXIT_HARD,))
+        timer.daemon = True
+        timer.start()
+        super().handle_exit(sig, frame)
+
+
+def run(app: FastAPI, service: str, settings: ProcessSettings) -> None:
+    """Serve `app` until SIGTERM or SIGINT, then let its lifespan end within the grace period, and exit 0."""
+    telemetry.setup(service, settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.http_host,
+        port=settings.http_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
+        lifespan="on",
+    )
+    server = _Server(config, settings.shutdown_grace_s)
+    server.run()
+    telemetry.shutdown()
+    if not server.started:
+        raise SystemExit(1)
+
+
+@asynccontextmanager
+async def background(*loops: Coroutine[Any, Any, None]) -> "AsyncIterator[None]":
+    """Run endless `loops` beside the body; one that ends by itself or raises is logged and ends the process."""
+    tasks = [asyncio.create_task(_watched(loop)) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _watched(loop: Coroutine[Any, Any, None]) -> None:
+    try:
+        await loop
+    except Exception:  # noqa: BLE001 - whatever it is, the loop is dead
+        structlog.get_logger().exception("a loop died, so the process stops", loop=getattr(loop, "__qualname__", "?"))
+        # Whatever runs the process starts it again; half a service would look healthy.
+        os._exit(1)

@@ -1,0 +1,102 @@
+"""Settings that more than one service takes; each service combines them in its own frozen class, built once.
+
+Every setting comes from the environment: `PIXORLY_` and the field's name in capitals, but for the names that AWS's and
+OpenRouter's own tools use too. `.env.example` lists them all.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pixorly.topology import LADDER_S
+
+
+def _split(value: object) -> object:
+    return [part for part in value.replace(" ", "").split(",") if part] if isinstance(value, str) else value
+
+
+Delays = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """What all settings have in common."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix="PIXORLY_",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    @classmethod
+    def load(cls) -> Self:
+        """Return the settings that the environment gives.
+
+        Raises:
+            pydantic.ValidationError: One is missing or not valid; it names them all.
+        """
+        return cls()
+
+
+class ProcessSettings(Settings):
+    """What every process takes."""
+
+    environment: str = "local"
+    log_level: str = "INFO"
+    http_host: str = "127.0.0.1"
+    http_port: int = 8080
+    shutdown_grace_s: float = Field(default=25, ge=0)
+    """How long a process that is told to stop may finish what it has."""
+    otlp_endpoint_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("otlp_endpoint_url", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    """Where spans go, as OTLP over HTTP; none are made where this is not set."""
+    trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
+
+
+class AmqpSettings(Settings):
+    """What a process that talks to RabbitMQ takes."""
+
+    amqp_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
+    amqp_heartbeat_s: int = Field(default=10, ge=1)
+    """A link that is cut without a word is noticed after about three times this."""
+    publish_timeout_s: float = Field(default=5, gt=0)
+    prefetch: int = Field(default=32, ge=1)
+    """How many messages of one queue a process works on at once."""
+    retry_delays_s: Delays = LADDER_S
+    """The ladder. A change makes new queues; the old ones drain by themselves and can then be deleted."""
+
+
+class StorageSettings(Settings):
+    """What a process that talks to the object store takes."""
+
+    aws_region: str = Field(default="us-east-1", validation_alias=AliasChoices("aws_region", "AWS_REGION"))
+    aws_access_key_id: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("aws_access_key_id", "AWS_ACCESS_KEY_ID")
+    )
+    aws_secret_access_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY")
+    )
+    aws_s3_bucket: str = Field(
+        default="pixorly-images", validation_alias=AliasChoices("aws_s3_bucket", "AWS_S3_BUCKET")
+    )
+    s3_endpoint_url: str | None = None
+    """Another S3 server than AWS; addressed by path."""
+    s3_timeout_s: float = Field(default=20, gt=0)
+    """The longest that one call to the object store may take."""
+    s3_sse: str = "AES256"
+    """Server-side encryption: `AES256` or `aws:kms`."""
+    s3_kms_key_id: str | None = None
+    staging_days: int = Field(default=2, ge=1)
+    """How long a lifecycle rule keeps staged bytes; at least a day longer than the longest deadline."""
+
+
+class LedgerClientSettings(Settings):
+    """What a process that calls the ledger takes."""
+
+    ledger_url: str = "http://127.0.0.1:8083"
+    service_token: SecretStr = SecretStr("")
+    ledger_timeout_s: float = Field(default=5, gt=0)

@@ -1,0 +1,38 @@
+"""The generator's settings."""
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+
+from pixorly.settings import AmqpSettings, ProcessSettings, StorageSettings
+
+
+class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings):
+    """What the generator takes."""
+
+    generator_database_url: SecretStr
+    generator_concurrency: int = Field(default=64, ge=1)
+    """How many jobs a process works on at once; the pool of provider connections has the same size."""
+    shutdown_grace_s: float = Field(default=60, ge=0)
+    """Longer than elsewhere: a call that is cut off here is paid for and must be made again."""
+    lease_s: float = Field(default=20, gt=1)
+    """How long a call stays reserved for a process that no longer renews it."""
+    provider_timeout_s: float = Field(default=180, gt=0)
+    """The longest that one provider call may take."""
+    models_file: Path | None = None
+    """Another model catalogue than the one that ships."""
+
+    openrouter_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("openrouter_api_key", "OPENROUTER_API_KEY")
+    )
+    openrouter_base_url: str = Field(
+        default="https://openrouter.ai", validation_alias=AliasChoices("openrouter_base_url", "OPENROUTER_BASE_URL")
+    )
+    openai_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY")
+    )
+    openai_base_url: str = Field(
+        default="https://api.openai.com/v1", validation_alias=AliasChoices("openai_base_url", "OPENAI_BASE_URL")
+    )
+    sandbox_latency_s: float = Field(default=0, ge=0)
+    """How long the sandbox pretends to think about each call."""

@@ -1,0 +1,96 @@
+"""The generator's process: builds everything."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+
+from pixorly import catalogue, health, service
+from pixorly.blobs import S3Blobs
+from pixorly.broker import Publisher
+from pixorly.db import Database, migrate
+from pixorly.delivery import Consumer, Subscription
+from pixorly.health import Check
+from pixorly.outbox import Outbox
+from pixorly.topology import queue_named
+from pixorly_generator import handlers
+from pixorly_generator.calls import Calls
+from pixorly_generator.providers import ImageProvider
+from pixorly_generator.providers.sandbox import Sandbox
+from pixorly_generator.settings import GeneratorSettings
+
+
+def make_providers(settings: GeneratorSettings) -> dict[str, ImageProvider]:
+    """Return the providers that there are keys for, by name; the sandbox needs none."""
+    sandbox = Sandbox(latency_s=settings.sandbox_latency_s)
+    return {sandbox.name: sandbox}
+
+
+def subscriptions(calls: Calls, concurrency: int) -> list[Subscription]:
+    """Return what this process listens to."""
+    return [
+        Subscription(
+            queue=queue_named("generator.generate_image"),
+            handler=partial(handlers.generate_image, calls),
+            on_failure=partial(handlers.give_up, calls),
+            stage="generate",
+            prefetch=concurrency,
+        ),
+        Subscription(queue=queue_named("generator.close_job"), handler=partial(handlers.close_job, calls)),
+    ]
+
+
+def build(settings: GeneratorSettings) -> FastAPI:
+    """Return the process as an app whose lifespan runs it."""
+    database = Database(settings.generator_database_url.get_secret_value())
+    publisher = Publisher(settings, "generator")
+    outbox = Outbox(database, publisher)
+    blobs = S3Blobs(settings)
+    providers = make_providers(settings)
+    calls = Calls(
+        outbox,
+        blobs,
+        providers,
+        catalogue.load(settings.models_file),
+        provider_timeout_s=settings.provider_timeout_s,
+        lease_s=settings.lease_s,
+        ladder_s=settings.retry_delays_s,
+    )
+    consumer = Consumer(settings, "generator", publisher, subscriptions(calls, settings.generator_concurrency))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await migrate(settings.generator_database_url.get_secret_value(), "pixorly", "pixorly_generator")
+            await database.open()
+            stack.push_async_callback(database.close)
+            for provider in providers.values():
+                stack.push_async_callback(provider.close)
+            await publisher.start()
+            stack.push_async_callback(publisher.close)
+            await stack.enter_async_context(service.background(outbox.relay(), calls.renew()))
+            stack.push_async_callback(outbox.drain)
+            stack.push_async_callback(calls.drain, settings.shutdown_grace_s)
+            await consumer.start()
+            stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
+            yield
+
+    app = FastAPI(title="Pixorly generator", lifespan=lifespan, openapi_url=None)
+    checks = [
+        Check("postgres", database.ping),
+        Check("rabbitmq", consumer.probe),
+        Check("s3", blobs.probe),
+    ]
+    app.include_router(health.routes(checks))
+    return app
+
+
+def main() -> None:
+    """Run the generator."""
+    settings = GeneratorSettings.load()
+    service.run(build(settings), "generator", settings)
+
+
+if __name__ == "__main__":
+    main()
