@@ -109,12 +109,12 @@ def event_section(event: type[Event]) -> str:
     publishers = ", ".join(f"`{service}`" for service, published in PUBLISHES.items() if event in published)
     consumers = ", ".join(f"`{queue.name}`" for queue in QUEUES if event in queue.events)
     told_apart = "".join(f", `{name}`" for name in event.identity)
+    version = f"Schema version {event.schema_version}; its id follows from `job_id`{told_apart}."
     return "\n".join(
         [
             f"## {event.type}",
             "",
-            f"{(event.__doc__ or '').strip()} Published by {publishers}; taken by {consumers}. Schema version "
-            f"{event.schema_version}; its id follows from `job_id`{told_apart}.",
+            " ".join([(event.__doc__ or "").strip(), f"Published by {publishers}; taken by {consumers}.", version]),
             "",
             "| field | type | given |",
             "|---|---|---|",
@@ -154,7 +154,7 @@ def outcomes_doc() -> str:
     head = [
         "# Outcomes",
         "",
-        "Generated from `libs/common/pixorly/outcomes.py` by `make generated`; `GET /v1/outcomes` serves the same table.",
+        "Generated from `libs/common/pixorly/outcomes.py` by `make generated`; `GET /v1/outcomes` serves the same.",
         "It alone decides whether a failure is retried and who pays.",
         "",
         "| code | HTTP status | retries | who pays | words for the user |",

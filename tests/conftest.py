@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
 
-pytest_plugins = ["servers"]
+pytest_plugins = ["servers", "stack"]

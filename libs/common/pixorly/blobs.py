@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STAGING: Final = "staging/"
 _DELETE_BATCH: Final = 1000
+_NOT_KNOWN: Final = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,16 +270,7 @@ async def ensure_bucket(settings: StorageSettings) -> list[str]:
                 done.append(f"made the bucket {bucket}")
             await client.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration=_encryption(settings))
             done.append(f"encryption by default: {settings.s3_sse}")
-            await client.put_public_access_block(
-                Bucket=bucket,
-                PublicAccessBlockConfiguration={
-                    "BlockPublicAcls": True,
-                    "IgnorePublicAcls": True,
-                    "BlockPublicPolicy": True,
-                    "RestrictPublicBuckets": True,
-                },
-            )
-            done.append("public access blocked")
+            done.append(await _block_public_access(client, settings))
             await client.put_bucket_lifecycle_configuration(
                 Bucket=bucket, LifecycleConfiguration=_lifecycle(settings.staging_days)
             )
@@ -286,6 +278,25 @@ async def ensure_bucket(settings: StorageSettings) -> list[str]:
     except (BotoCoreError, ClientError, OSError) as error:
         raise OutageError("s3", f"The bucket {bucket} could not be set up: {error}") from error
     return done
+
+
+async def _block_public_access(client: "S3Client", settings: StorageSettings) -> str:
+    """Block it; another server than AWS may not know how, and gives nothing to the public unless told to."""
+    try:
+        await client.put_public_access_block(
+            Bucket=settings.aws_s3_bucket,
+            PublicAccessBlockConfiguration={
+                "BlockPublicAcls": True,
+                "IgnorePublicAcls": True,
+                "BlockPublicPolicy": True,
+                "RestrictPublicBuckets": True,
+            },
+        )
+    except ClientError as error:
+        if settings.s3_endpoint_url is None or error.response["Error"]["Code"] not in _NOT_KNOWN:
+            raise
+        return "this server knows no block of public access"
+    return "public access blocked"
 
 
 async def _create_bucket(client: "S3Client", settings: StorageSettings) -> bool:

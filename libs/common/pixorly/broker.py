@@ -28,6 +28,8 @@ _log = structlog.get_logger()
 _tracer = trace.get_tracer("pixorly.broker")
 _RECONNECT_S: Final = 1.0
 
+ATTEMPT_HEADER: Final = "pixorly-attempt"
+
 # FastStream and aio-pika log every reconnect at length; what matters is logged here.
 for _name in ("aio_pika", "aiormq", "faststream"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -118,11 +120,10 @@ class Publisher(Bus):
         Raises:
             OutageError: It could not be published, or perhaps was, without an answer in time.
         """
-        # Returns are matched by id, so one id is under way once at a time.
-        key = f"{exchange}/{routing_key}/{message_id}"
-        while (other := self._in_flight.get(key)) is not None:
+        # Returns are matched by id alone, so one id is under way once at a time, wherever it goes.
+        while (other := self._in_flight.get(message_id)) is not None:
             await asyncio.wait([other])
-        mine = self._in_flight[key] = asyncio.get_running_loop().create_future()
+        mine = self._in_flight[message_id] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._connected.wait()
@@ -146,7 +147,7 @@ class Publisher(Bus):
                 raise
             raise OutageError("rabbitmq", "The link to RabbitMQ was lost.") from error
         finally:
-            del self._in_flight[key]
+            del self._in_flight[message_id]
             mine.set_result(None)
 
     async def probe(self) -> None:
@@ -169,9 +170,10 @@ class Publisher(Bus):
 
 
 def _event_headers(event: Event) -> dict[str, Any]:
-    """Return our schema version and the CloudEvents attributes."""
+    """Return our schema version, the first attempt, and the CloudEvents attributes."""
     return {
         "pixorly-schema": event.schema_version,
+        ATTEMPT_HEADER: 1,
         "cloudEvents_specversion": "1.0",
         "cloudEvents_id": str(event.event_id),
         "cloudEvents_type": event.type,

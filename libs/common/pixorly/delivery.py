@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from pixorly import telemetry
-from pixorly.broker import Publisher, make_broker, span_attributes
+from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, span_attributes
 from pixorly.errors import OutageError, PixorlyError, ServerError, TransientError, UserError
 from pixorly.events import EVENTS, Event, JobRetrying, Stage
 from pixorly.outcomes import Outcome, outcome_of
@@ -33,7 +33,6 @@ _log = structlog.get_logger()
 _tracer = trace.get_tracer("pixorly.delivery")
 _T = TypeVar("_T")
 
-ATTEMPT_HEADER: Final = "pixorly-attempt"
 REASON_HEADER: Final = "pixorly-reason"
 _LONGEST_BACKOFF_S: Final = 10.0
 _HAND_BACK_AFTER_S: Final = 600.0

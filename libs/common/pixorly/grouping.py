@@ -43,15 +43,19 @@ class Grouper(Generic[Item, Answer]):
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if len(self._running) < self._workers:
-            worker = asyncio.create_task(self._work())
-            self._running.add(worker)
-            worker.add_done_callback(self._running.discard)
+            self._running.add(asyncio.create_task(self._work()))
         return await answer
 
     async def _work(self) -> None:
-        while self._waiting:
-            size = min(len(self._waiting), self._max_group)
-            await self._answer([self._waiting.popleft() for _ in range(size)])
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), self._max_group)
+                await self._answer([self._waiting.popleft() for _ in range(size)])
+        finally:
+            # Here and not in a callback, which comes after the callers wake: a next call of theirs would find a worker
+            # that is about to end, and wait for ever.
+            if task := asyncio.current_task():
+                self._running.discard(task)
 
     async def _answer(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:

@@ -1,0 +1,56 @@
+# What a developer runs. Each target that needs something brings it: `make setup` is quick when nothing has changed.
+
+.DEFAULT_GOAL := help
+PIXORLY := .venv/bin/pixorly
+PYTEST := .venv/bin/pytest
+SOURCES := libs services
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## Bring uv, the Python packages, PostgreSQL, SeaweedFS and RabbitMQ; no root, nothing installed into the system
+	@scripts/setup.sh
+
+.PHONY: demo
+demo: setup ## Start everything, make two images through the API, show what happened, stop again
+	@$(PIXORLY) demo
+
+.PHONY: up
+up: setup ## Start the servers and services, and stay with them until Ctrl-C
+	@$(PIXORLY) up
+
+.PHONY: down
+down: setup ## Stop what `pixorly up --detach` started
+	@$(PIXORLY) down
+
+.PHONY: test
+test: setup ## Run all tests, on real servers of their own
+	@$(PYTEST) -n auto --dist loadgroup
+
+.PHONY: test-unit
+test-unit: setup ## Run the tests that need no servers
+	@$(PYTEST) tests/unit tests/contracts tests/architecture
+
+.PHONY: check
+check: setup ## Lint, format, types, and who may import whom
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy $(SOURCES)
+	@.venv/bin/lint-imports
+	@.venv/bin/python scripts/generated.py --check
+
+.PHONY: generated
+generated: setup ## Write what is generated from the code
+	@.venv/bin/python scripts/generated.py
+
+.PHONY: lock
+lock: setup ## Write the locks anew after a change of dependencies (UPGRADE=1 takes newer versions, too)
+	@scripts/lock.sh
+
+.PHONY: clean
+clean: ## Stop the stack and remove what was made here: its data, images, the virtual environment, caches
+	@if [ -x $(PIXORLY) ]; then $(PIXORLY) down; fi
+	rm -rf .pixorly .venv .cache out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find libs services tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,65 @@
+"""The Python client of Pixorly: from a prompt to saved images."""
+
+from pixorly_client.aio import AsyncPixorly
+from pixorly_client.errors import (
+    Conflict,
+    ConnectionTrouble,
+    DamagedDownload,
+    Forbidden,
+    InsufficientCredits,
+    InvalidRequest,
+    JobFailed,
+    NotFound,
+    NotSettledYet,
+    PixorlyAPIError,
+    PixorlyError,
+    RateLimited,
+    ServerFailed,
+    Unauthorized,
+    UnreadableAnswer,
+)
+from pixorly_client.models import (
+    Account,
+    Failure,
+    Generation,
+    Image,
+    Model,
+    Page,
+    Receipt,
+    Timeline,
+    Transaction,
+    Usage,
+)
+from pixorly_client.patience import Patience
+from pixorly_client.sync import Pixorly
+
+__all__ = [
+    "Account",
+    "AsyncPixorly",
+    "Conflict",
+    "ConnectionTrouble",
+    "DamagedDownload",
+    "Failure",
+    "Forbidden",
+    "Generation",
+    "Image",
+    "InsufficientCredits",
+    "InvalidRequest",
+    "JobFailed",
+    "Model",
+    "NotFound",
+    "NotSettledYet",
+    "Page",
+    "Patience",
+    "Pixorly",
+    "PixorlyAPIError",
+    "PixorlyError",
+    "RateLimited",
+    "Receipt",
+    "ServerFailed",
+    "Timeline",
+    "Transaction",
+    "Unauthorized",
+    "UnreadableAnswer",
+    "Usage",
+]

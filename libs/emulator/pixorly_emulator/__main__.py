@@ -1,0 +1,5 @@
+"""`python -m pixorly_emulator`."""
+
+from pixorly_emulator.cli import main
+
+main()

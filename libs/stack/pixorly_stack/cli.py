@@ -1,0 +1,33 @@
+"""The `pixorly` command: one app, whose commands live in modules of their own."""
+
+import sys
+from typing import Any
+
+import typer
+
+from pixorly_stack import commands
+from pixorly_stack.console import show_problem
+from pixorly_stack.errors import StackError
+
+
+class App(typer.Typer):
+    """A command whose own errors are messages, not tracebacks."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that the arguments name, and exit."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except StackError as error:
+            show_problem(str(error))
+            sys.exit(1)
+
+
+app = App(
+    help="Pixorly on this machine: the servers, the services, and images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (commands.up, commands.down, commands.ps, commands.logs, commands.doctor):
+    app.command()(command)

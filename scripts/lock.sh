@@ -1,0 +1,20 @@
+#!/bin/sh
+# Write requirements.lock for the whole workspace, and one for each service with the same versions, so that a service can
+# be installed alone. They hold hashes and no addresses. Versions stay what they are; UPGRADE=1 takes the newest.
+set -eu
+unset CDPATH
+cd "$(dirname "$0")/.."
+export UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 UV_NO_PROGRESS=1 UV_CUSTOM_COMPILE_COMMAND="make lock"
+
+# Our own projects are installed from here and stand in no lock.
+OURS=$(sed -n 's/^name = "\(.*\)"$/--no-emit-package \1/p' libs/*/pyproject.toml services/*/pyproject.toml)
+
+compile() {
+    # shellcheck disable=SC2086 # the words of OURS are options
+    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $OURS "$@"
+}
+
+compile ${UPGRADE:+--upgrade} libs/*/pyproject.toml pyproject.toml --group dev -o requirements.lock
+for project in services/*/pyproject.toml; do
+    compile -c requirements.lock "$project" -o "${project%/pyproject.toml}/requirements.lock"
+done

@@ -1,0 +1,1 @@
+"""Jobs, slots, images and API keys: what clients talk to."""

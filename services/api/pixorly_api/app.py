@@ -1,0 +1,145 @@
+"""The api's HTTP process: builds everything."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from pixorly import catalogue, health, service
+from pixorly.blobs import s3_client
+from pixorly.broker import Publisher
+from pixorly.db import Database, migrate
+from pixorly.health import Check
+from pixorly.outbox import Outbox
+from pixorly_api.auth import Auth
+from pixorly_api.creation import Creation, Windows
+from pixorly_api.edge import Edge
+from pixorly_api.jobs import Jobs
+from pixorly_api.ledger import HttpLedger
+from pixorly_api.links import Cdn, CloudFront, Links, Presigned
+from pixorly_api.live import Watcher
+from pixorly_api.parts import Parts
+from pixorly_api.problems import MEDIA_TYPE, answer_errors
+from pixorly_api.routes import account, admin, generations, images
+from pixorly_api.settings import ApiSettings
+
+_VERSION: Final = "0.1.0"
+_FIRST_ERROR: Final = 400
+_DESCRIPTION: Final = """Turns a prompt into stored, paid-for, deliverable images.
+
+Every error is a problem body (RFC 9457) with a stable `code`; `GET /v1/outcomes` says what each means and who pays."""
+
+
+def make_app(settings: ApiSettings, **more: Any) -> FastAPI:
+    """Return the routes, the edge and the errors; who serves them puts the `Parts` into `app.state.parts`."""
+    app = FastAPI(
+        title="Pixorly",
+        version=_VERSION,
+        description=_DESCRIPTION,
+        # A slash too many is not found, rather than sent elsewhere with its key.
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        **more,
+    )
+    for module in (generations, images, account, admin):
+        app.include_router(module.router)
+    app.add_middleware(Edge, body_max_bytes=settings.body_max_bytes)
+    answer_errors(app)
+    _describe_problems(app)
+    return app
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Have OpenAPI say that errors come as problem bodies."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = describe()
+            operations = [operation for path in schema["paths"].values() for operation in path.values()]
+            for operation in operations:
+                for status, response in operation["responses"].items():
+                    if int(status) >= _FIRST_ERROR:
+                        response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    # FastAPI's documented way; a plain assignment to a method is not typed.
+    setattr(app, "openapi", openapi)  # noqa: B010
+
+
+async def make_links(settings: ApiSettings, stack: AsyncExitStack) -> Links:
+    """Return what makes links: signed by CloudFront where there is a key for it, else by S3."""
+    domain, key = settings.cloudfront_domain, settings.cloudfront_private_key
+    private: Links
+    if domain and key and settings.cloudfront_key_pair_id:
+        private = CloudFront(domain, settings.cloudfront_key_pair_id, key.get_secret_value(), ttl_s=settings.link_ttl_s)
+    else:
+        client = await stack.enter_async_context(s3_client(settings))
+        private = Presigned(client, settings.aws_s3_bucket, ttl_s=settings.link_ttl_s)
+    return Cdn(domain, private) if domain else private
+
+
+def windows_of(settings: ApiSettings) -> Windows:
+    """Return how long what lasts."""
+    return Windows(
+        claim_s=settings.intent_claim_s,
+        idempotency_ttl_s=settings.idempotency_ttl_s,
+        client_retry_ttl_s=settings.client_retry_ttl_s,
+        nudge_after_s=settings.nudge_after_s,
+    )
+
+
+def build(settings: ApiSettings) -> FastAPI:
+    """Return the process as an app whose lifespan runs it."""
+    url = settings.api_database_url.get_secret_value()
+    database = Database(url, max_size=settings.api_database_connections)
+    publisher = Publisher(settings, "api")
+    outbox = Outbox(database, publisher)
+    ledger = HttpLedger(settings)
+    watcher = Watcher(database, poll_s=settings.watch_poll_s)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await migrate(url, "pixorly", "pixorly_api")
+            await database.open()
+            stack.push_async_callback(database.close)
+            stack.push_async_callback(ledger.close)
+            await publisher.start()
+            stack.push_async_callback(publisher.close)
+            stack.push_async_callback(outbox.drain)
+            stack.push_async_callback(watcher.close)
+            app.state.parts = Parts(
+                settings=settings,
+                database=database,
+                catalogue=catalogue.load(settings.models_file),
+                auth=Auth(database, settings.admin_key),
+                jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s),
+                creation=Creation(database, outbox, ledger, windows_of(settings)),
+                ledger=ledger,
+                links=await make_links(settings, stack),
+                watcher=watcher,
+            )
+            yield
+
+    app = make_app(settings, lifespan=lifespan)
+    checks = [
+        Check("postgres", database.ping),
+        Check("ledger", ledger.ping),
+        # Without it jobs are taken all the same: the outbox holds their events.
+        Check("rabbitmq", publisher.probe, required=False),
+    ]
+    app.include_router(health.routes(checks))
+    return app
+
+
+def main() -> None:
+    """Run the api."""
+    settings = ApiSettings.load()
+    service.run(build(settings), "api", settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""From a request to a promised job: first an intent, then the charge, then one transaction that promises and announces.
+
+A crash after any step is finished or undone: a repeat with the same idempotency key drives the intent forward, and
+after a minute the sweeper abandons it and voids its charge. A refusal stores nothing and frees the key.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from opentelemetry import trace
+
+from pixorly.catalogue import Model
+from pixorly.db import Connection, Database
+from pixorly.errors import OutageError, UserError
+from pixorly.events import ImageParams
+from pixorly.ids import new_id
+from pixorly.outbox import Outbox
+from pixorly_api import lifecycle, store
+from pixorly_api.errors import ChargeVoided, IdempotencyInProgress, IdempotencyKeyReused, LedgerUnreached
+from pixorly_api.ledger import Charge, Ledger
+from pixorly_api.store import Earlier, Intent, Record
+
+_BYTES_PER_PIXEL: Final = {"png": 2.0, "jpeg": 0.5, "webp": 0.5}
+_THUMBNAIL_BYTES: Final = 100_000
+_TRIES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a client asks for, checked and priced.
+
+    Attributes:
+        user_id: Who asks.
+        model: The model.
+        params: What is asked of each image, in full.
+        prompt: What to draw.
+        n: How many images.
+        metadata: The caller's notes.
+        deadline_s: How long the job may take.
+        body_hash: Tells this body from another.
+        key: The client's idempotency key.
+        repeats: Whether the client says that it has sent this very request before, without a key.
+    """
+
+    user_id: str
+    model: Model
+    params: ImageParams
+    prompt: str = field(repr=False)
+    n: int
+    metadata: Mapping[str, str]
+    deadline_s: int
+    body_hash: bytes
+    key: str | None = None
+    repeats: bool = False
+
+    def repeated(self) -> "Order":
+        """Return the order as one that the client says it has sent before."""
+        return replace(self, repeats=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A job, and whether an earlier request made it."""
+
+    record: Record
+    replayed: bool
+
+
+def body_hash(body: Mapping[str, Any]) -> bytes:
+    """Return a hash that two bodies share if they say the same, however they are written."""
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def estimated_bytes(params: ImageParams) -> int:
+    """Return the room to reserve for one image and its thumbnails; trued up before the upload."""
+    per_pixel = _BYTES_PER_PIXEL[params.output_format or "png"]
+    return int(params.width * params.height * per_pixel) + _THUMBNAIL_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How long what lasts, in seconds."""
+
+    claim_s: float = 10
+    idempotency_ttl_s: float = 86_400
+    client_retry_ttl_s: float = 600
+    nudge_after_s: float = 120
+
+
+class Creation:
+    """Makes jobs.
+
+    Args:
+        database: Where jobs are.
+        outbox: Opens transactions that carry events.
+        ledger: Takes the credits.
+        windows: How long what lasts.
+    """
+
+    def __init__(self, database: Database, outbox: Outbox, ledger: Ledger, windows: Windows) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._ledger = ledger
+        self._windows = windows
+
+    async def create(self, order: Order) -> Created:
+        """Return a promised job for an order: a new one, or that of the request which this one repeats.
+
+        Raises:
+            IdempotencyInProgress: The first request with this key is still under way.
+            IdempotencyKeyReused: The key came with another body.
+            OutageError: PostgreSQL or the ledger is away; a repeat with the same key goes on from here.
+            UserError: The ledger refused; nothing is stored, nothing is charged.
+        """
+        claimed = await self._claim(order)
+        if isinstance(claimed, UUID):
+            return Created(await self._read(order.user_id, claimed), replayed=True)
+        return await self._drive(claimed)
+
+    async def _claim(self, order: Order) -> Intent | UUID:
+        """Return an intent that is ours to drive forward, or the id of the promised job that the order repeats."""
+        for _ in range(_TRIES):
+            async with self._database.transaction() as connection:
+                earlier = await self._earlier(connection, order)
+                if earlier is not None:
+                    return await self._take_up(connection, order, earlier)
+                intent = _intent(order)
+                if order.key is None or await store.insert_idempotency_key(
+                    connection, order.user_id, order.key, order.body_hash, intent.job_id
+                ):
+                    await store.insert_intent(connection, intent, order.deadline_s, self._windows.claim_s)
+                    return intent
+            # Another request with the same key came first; the next look finds it.
+        raise IdempotencyInProgress(retry_after_s=1)
+
+    async def _earlier(self, connection: Connection, order: Order) -> Earlier | None:
+        """Return the job of the request that this one repeats, if it still counts."""
+        if order.key is None:
+            if not order.repeats:
+                return None
+            return await store.earlier_by_body(
+                connection, order.user_id, order.body_hash, self._windows.client_retry_ttl_s
+            )
+        earlier = await store.earlier_by_key(connection, order.user_id, order.key, self._windows.idempotency_ttl_s)
+        if earlier and (earlier.expired or earlier.status == "abandoned"):
+            await store.delete_idempotency_key(connection, order.user_id, order.key)
+            return None
+        return earlier
+
+    async def _take_up(self, connection: Connection, order: Order, earlier: Earlier) -> Intent | UUID:
+        if earlier.body_hash != order.body_hash:
+            raise IdempotencyKeyReused
+        if earlier.status != "intent":
+            return earlier.job_id
+        intent = await store.claim_intent(connection, earlier.job_id, self._windows.claim_s)
+        if intent is None:
+            raise IdempotencyInProgress(retry_after_s=1)
+        return intent
+
+    async def _drive(self, intent: Intent) -> Created:
+        """Charge an intent and promise it."""
+        images = [(image_id, estimated_bytes(intent.params)) for image_id in intent.image_ids]
+        try:
+            charge = await self._ledger.charge(intent.job_id, intent.user_id, intent.amount_credits, images)
+            return await self._promise(intent, charge)
+        except (ChargeVoided, OutageError) as error:
+            await self._put_down(intent, forget=isinstance(error, LedgerUnreached))
+            raise _later(error) from error
+        except UserError:
+            await self._put_down(intent, forget=True)
+            raise
+        except asyncio.CancelledError:
+            await self._put_down(intent, forget=False)
+            raise
+
+    async def _promise(self, intent: Intent, charge: Charge) -> Created:
+        async with self._outbox.transaction() as transaction:
+            job = await store.promise(
+                transaction.connection,
+                intent.job_id,
+                charge.plan,
+                charge.balance_credits,
+                self._windows.nudge_after_s,
+            )
+            if job is not None:
+                transaction.append(lifecycle.creation(job))
+        if job is None:
+            return await self._overtaken(intent)
+        record = Record(job, intent.metadata, 2, charge.balance_credits, intent.trace_id)
+        return Created(record, replayed=False)
+
+    async def _overtaken(self, intent: Intent) -> Created:
+        """Answer for an intent that is one no more: another request promised it, or the sweeper gave it up."""
+        async with self._database.connection() as connection:
+            status = await store.status_of(connection, intent.job_id)
+        if status in {None, "abandoned"}:
+            raise ChargeVoided
+        return Created(await self._read(intent.user_id, intent.job_id), replayed=True)
+
+    async def _put_down(self, intent: Intent, *, forget: bool) -> None:
+        """Let go of an intent; if we can't, the sweeper will."""
+        with suppress(OutageError):
+            async with self._database.connection() as connection:
+                if forget:
+                    await store.forget_intent(connection, intent.job_id)
+                else:
+                    await store.release_intent(connection, intent.job_id)
+
+    async def _read(self, user_id: str, job_id: UUID) -> Record:
+        async with self._database.connection() as connection:
+            found = await store.records(connection, user_id, [job_id])
+        if not found:
+            raise IdempotencyInProgress(retry_after_s=1)
+        return found[0]
+
+
+def _later(error: ChargeVoided | OutageError) -> OutageError:
+    if isinstance(error, OutageError):
+        return error
+    return OutageError("api", "The request took too long and was given up; nothing was charged.", retry_after_s=1)
+
+
+def _intent(order: Order) -> Intent:
+    span = trace.get_current_span().get_span_context()
+    return Intent(
+        job_id=new_id(),
+        user_id=order.user_id,
+        model=order.model.id,
+        prompt=order.prompt,
+        params=order.params,
+        image_ids=tuple(new_id() for _ in range(order.n)),
+        calls=order.model.calls(order.n),
+        credits_per_image=order.model.credits_per_image(order.params.quality),
+        metadata=order.metadata,
+        body_hash=order.body_hash,
+        trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
+    )

@@ -1,0 +1,238 @@
+"""Transactions around the rules of `lifecycle`: lock the job, apply the rules, write what changed and what follows.
+
+Changes that arrive while a transaction is under way share the next one.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from pixorly.db import Connection
+from pixorly.errors import PixorlyError
+from pixorly.events import Event, ImageDeleted, ImageGenerated, JobCreated, JobRetrying, JobSettled, JobStarted
+from pixorly.grouping import Grouper
+from pixorly.outbox import Outbox, Transaction
+from pixorly_api import lifecycle, store
+from pixorly_api.errors import NotFound
+from pixorly_api.lifecycle import Job, Rule, Step
+from pixorly_api.store import Image
+
+_log = structlog.get_logger()
+_GROUP = 64
+
+SETTLED = Counter("pixorly_jobs_settled", "Jobs that ended, by how.", ["status", "model"])
+FAILURES = Counter("pixorly_slots_failed", "Slots that failed, by why.", ["code", "stage"])
+RETRIES = Counter("pixorly_jobs_retries", "Retries that workers told of.", ["stage", "code"])
+SECONDS = Histogram(
+    "pixorly_job_seconds",
+    "From a job's creation to its end.",
+    ["status", "model"],
+    buckets=(0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1800),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A rule to be applied to a job.
+
+    Attributes:
+        job_id: The job.
+        rule: The rule.
+        attempt: The event that tells of an attempt, where one does; a repeated job.retrying changes nothing.
+    """
+
+    job_id: UUID
+    rule: Rule
+    attempt: JobStarted | JobRetrying | None = None
+
+
+class Jobs:
+    """The jobs of one database.
+
+    Args:
+        outbox: Opens transactions that carry events.
+        delete_again_after_s: After how long a deletion is said once more.
+    """
+
+    def __init__(self, outbox: Outbox, *, delete_again_after_s: float = 3600) -> None:
+        self._outbox = outbox
+        self._delete_again_after_s = delete_again_after_s
+        self._change: Grouper[Change, Job | None] = Grouper(self._change_group, max_group=_GROUP)
+
+    async def change(self, job_id: UUID, rule: Rule) -> Job | None:
+        """Apply a rule to a job and return it; None if there is none.
+
+        Raises:
+            OutageError: PostgreSQL is away.
+        """
+        return await self._change(Change(job_id, rule))
+
+    async def follow(self, event: Event) -> Job | None:
+        """Do what a worker's event asks for, and return the job."""
+        attempt = event if isinstance(event, JobStarted | JobRetrying) else None
+        return await self._change(Change(event.job_id, partial(lifecycle.follow, event=event), attempt))
+
+    async def bury(self, event: JobCreated | ImageGenerated) -> Job | None:
+        """Fail the slots that an event concerned which nobody could handle."""
+        if isinstance(event, JobCreated):
+            return await self.change(event.job_id, lifecycle.bury_creation)
+        return await self.change(event.job_id, partial(lifecycle.bury_image, event=event))
+
+    async def cancel(self, job_id: UUID) -> None:
+        """Take back a job that is not begun.
+
+        Raises:
+            AlreadyStarted: It is begun or ended.
+            NotFound: There is none.
+        """
+        if await self.change(job_id, lifecycle.cancel) is None:
+            raise NotFound
+
+    async def change_found(self, find: Callable[[Connection, int], Any], rule: Rule, limit: int) -> int:
+        """Apply a rule to the jobs that `find` finds and locks, and return how many it found."""
+        async with self._outbox.transaction() as transaction:
+            job_ids: list[UUID] = await find(transaction.connection, limit)
+            answers = await self._apply(transaction, [Change(job_id, rule) for job_id in job_ids])
+        _observe(answers)
+        return len(job_ids)
+
+    async def delete_image(self, user_id: str, image_id: UUID) -> None:
+        """Have an image of a user's removed; a repeat changes nothing.
+
+        Raises:
+            NotFound: The user never had it.
+        """
+        async with self._outbox.transaction() as transaction:
+            connection = transaction.connection
+            image = await store.bury_image(connection, user_id, image_id)
+            if image is None:
+                if not await store.was_deleted(connection, user_id, image_id):
+                    raise NotFound
+                return
+            event = _deleted(image)
+            # The job before the deletion: a late upload locks them in this order too.
+            await store.touch_job(connection, image.job_id)
+            await store.add_deletions(connection, [(image.index, event)], self._delete_again_after_s)
+            transaction.append(event)
+
+    async def _change_group(self, changes: Sequence[Change]) -> Sequence[Job | Exception | None]:
+        async with self._outbox.transaction() as transaction:
+            answers = await self._apply(transaction, changes)
+        _observe(answers)
+        return [answer.job if isinstance(answer, Step) else answer for answer in answers]
+
+    async def _apply(self, transaction: Transaction, changes: Sequence[Change]) -> list[Step | PixorlyError | None]:
+        """Apply changes in order, in one transaction; answer each with its step, None where there is no such job."""
+        if not changes:
+            return []
+        connection = transaction.connection
+        now = await store.now(connection)
+        before = await store.lock_jobs(connection, list({change.job_id for change in changes}))
+        repeated = await _repeated(connection, [change for change in changes if change.job_id in before])
+        after, answers = dict(before), list[Step | PixorlyError | None]()
+        for change in changes:
+            if change.job_id not in after:
+                answers.append(None)
+                continue
+            answer = Step(after[change.job_id]) if _is_repeat(change, repeated) else _try(change, after, now)
+            if isinstance(answer, Step):
+                after[change.job_id] = answer.job
+            answers.append(answer)
+        await self._write(transaction, before, after, answers)
+        return answers
+
+    async def _write(
+        self,
+        transaction: Transaction,
+        before: dict[UUID, Job],
+        after: dict[UUID, Job],
+        answers: Iterable[Step | PixorlyError | None],
+    ) -> None:
+        connection = transaction.connection
+        changed = [job for job_id, job in after.items() if job != before[job_id]]
+        slots = [
+            (job.job_id, new)
+            for job in changed
+            for old, new in zip(before[job.job_id].slots, job.slots, strict=True)
+            if new != old
+        ]
+        await store.write_slots(connection, slots)
+        await store.write_jobs(connection, changed)
+        models = {job.job_id: job.model for job in changed}
+        await store.add_images(connection, [(models[job_id], slot.uploaded) for job_id, slot in slots if slot.uploaded])
+        announced = [event for answer in answers if isinstance(answer, Step) for event in answer.announced]
+        deletions = {
+            event.image_id: (_index_of(after[event.job_id], event), event)
+            for event in announced
+            if isinstance(event, ImageDeleted)
+        }
+        await store.add_deletions(connection, list(deletions.values()), self._delete_again_after_s)
+        transaction.append(*announced)
+
+
+def _try(change: Change, jobs: dict[UUID, Job], now: datetime) -> Step | PixorlyError:
+    try:
+        return change.rule(jobs[change.job_id], now)
+    except PixorlyError as error:
+        return error
+
+
+async def _repeated(connection: Connection, changes: Sequence[Change]) -> set[UUID]:
+    """Note the attempts that the changes tell of, and return the ids of the job.retrying events known before."""
+    attempts = [change.attempt for change in changes if change.attempt]
+    if not attempts:
+        return set()
+    fresh = await store.add_attempts(connection, attempts)
+    return {event.event_id for event in attempts if isinstance(event, JobRetrying)} - fresh
+
+
+def _is_repeat(change: Change, repeated: set[UUID]) -> bool:
+    """Tell whether a change is a job.retrying that was counted; from now on, this one is."""
+    if not isinstance(change.attempt, JobRetrying):
+        return False
+    known = change.attempt.event_id in repeated
+    repeated.add(change.attempt.event_id)
+    return known
+
+
+def _index_of(job: Job, event: ImageDeleted) -> int:
+    return next(slot.index for slot in job.slots if slot.image_id == event.image_id)
+
+
+def _deleted(image: Image) -> ImageDeleted:
+    return lifecycle.deleted_event(
+        image.job_id, image.user_id, image.index, image.image_id, keys=image.keys, reason="user"
+    )
+
+
+def _observe(answers: Iterable[Step | PixorlyError | None]) -> None:
+    """Count what was decided, once it is committed."""
+    for answer in answers:
+        if not isinstance(answer, Step):
+            continue
+        for event in answer.announced:
+            if isinstance(event, JobSettled):
+                _observe_end(answer.job, event)
+
+
+def _observe_end(job: Job, event: JobSettled) -> None:
+    SETTLED.labels(job.status, job.model).inc()
+    SECONDS.labels(job.status, job.model).observe((event.settled_at - event.created_at).total_seconds())
+    for slot in job.slots:
+        if slot.code:
+            FAILURES.labels(slot.code, slot.stage).inc()
+    _log.info(
+        "a job ended",
+        job_id=str(job.job_id),
+        status=job.status,
+        model=job.model,
+        n=job.n,
+        failed=sum(1 for slot in job.slots if slot.state == "failed"),
+        retry_count=job.retry_count,
+    )

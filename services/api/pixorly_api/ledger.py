@@ -1,0 +1,177 @@
+"""The ledger's internal HTTP, as the api needs it. Nothing is retried here; every call is bounded in time."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import httpx
+import orjson
+from opentelemetry import trace
+
+from pixorly import telemetry
+from pixorly.errors import InsufficientCredits, InvalidRequest, OutageError, ServerError, UserError
+from pixorly.settings import LedgerClientSettings
+from pixorly_api import errors
+
+_tracer = trace.get_tracer("pixorly.ledger")
+_REFUSALS: Final[dict[str, type[UserError]]] = {
+    refusal.code: refusal
+    for refusal in (
+        InsufficientCredits,
+        InvalidRequest,
+        errors.StorageQuotaExceeded,
+        errors.AccountSuspended,
+        errors.AccountNotFound,
+        errors.ChargeVoided,
+        errors.NotFound,
+    )
+}
+_STANDARD: Final = frozenset({"type", "title", "status", "detail", "code", "request_id", "errors", "instance"})
+_SERVER_ERRORS: Final = 500
+_OURS_TO_MEND: Final = frozenset({401, 403, 408, 425, 429})
+"""Refusals that say nothing of the request: a wrong token, or a ledger that is too busy."""
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+Params = Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a charge answered."""
+
+    balance_credits: int
+    plan: str
+
+
+class Ledger(Protocol):
+    """Accounts, charges and usage. Every call raises `OutageError("ledger")` when the ledger is away."""
+
+    async def charge(
+        self, job_id: UUID, user_id: str, amount_credits: int, images: Sequence[tuple[UUID, int]]
+    ) -> Charge:
+        """Take a job's credits and reserve storage: the estimated bytes of each image.
+
+        Raises:
+            UserError: The ledger refused, and took nothing.
+            LedgerUnreached: The ledger never heard of it; any other `OutageError` leaves that open.
+        """
+
+    async def void(self, job_id: UUID, user_id: str) -> str:
+        """Give back an open charge, or refuse a later one; return `voided` or `settled`."""
+
+    async def get_charge(self, job_id: UUID) -> dict[str, Any]:
+        """Return a charge with its images and transfers.
+
+        Raises:
+            UserError: There is none.
+        """
+
+    async def get(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        """Return what the ledger answers under an internal path."""
+
+    async def send(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a body to an internal path and return the answer."""
+
+    async def ping(self) -> None:
+        """Ask whether the ledger is there."""
+
+
+class HttpLedger(Ledger):
+    """The ledger over HTTP.
+
+    Args:
+        settings: Where it is, and the token that opens it.
+        transport: Another transport than the network, for tests.
+    """
+
+    def __init__(self, settings: LedgerClientSettings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._timeout_s = settings.ledger_timeout_s
+        self._client = httpx.AsyncClient(
+            base_url=settings.ledger_url,
+            headers={"Authorization": f"Bearer {settings.service_token.get_secret_value()}"},
+            timeout=httpx.Timeout(settings.ledger_timeout_s, connect=min(2.0, settings.ledger_timeout_s)),
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=4),
+            transport=transport,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def charge(
+        self, job_id: UUID, user_id: str, amount_credits: int, images: Sequence[tuple[UUID, int]]
+    ) -> Charge:
+        """Take a job's credits and reserve storage."""
+        answer = await self.send(
+            "POST",
+            "/internal/charges",
+            {
+                "job_id": str(job_id),
+                "user_id": user_id,
+                "amount_credits": amount_credits,
+                "images": [{"image_id": str(image_id), "estimate_bytes": size} for image_id, size in images],
+            },
+        )
+        return Charge(answer["balance_credits"], answer["plan"])
+
+    async def void(self, job_id: UUID, user_id: str) -> str:
+        """Give back an open charge, or refuse a later one."""
+        answer = await self.send("POST", f"/internal/charges/{job_id}/void", {"user_id": user_id})
+        return str(answer["status"])
+
+    async def get_charge(self, job_id: UUID) -> dict[str, Any]:
+        """Return a charge with its images and transfers."""
+        return await self.get(f"/internal/charges/{job_id}")
+
+    async def get(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        """Return what the ledger answers under an internal path."""
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        return await self._call("GET", path, params=given)
+
+    async def send(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a body to an internal path and return the answer."""
+        return await self._call(method, path, content=orjson.dumps(body), headers={"Content-Type": "application/json"})
+
+    async def ping(self) -> None:
+        """Ask whether the ledger is there."""
+        await self.get("/livez")
+
+    async def _call(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        with _tracer.start_as_current_span(f"{method} ledger", kind=trace.SpanKind.CLIENT):
+            headers = {**more.pop("headers", {}), **telemetry.carried()}
+            request = self._client.build_request(method, path, headers=headers, **more)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    response = await self._client.send(request)
+            except _NOT_SENT as error:
+                raise errors.LedgerUnreached(f"The ledger is away: {type(error).__name__}.") from error
+            except (httpx.HTTPError, TimeoutError) as error:
+                raise OutageError("ledger", f"The ledger did not answer: {type(error).__name__}.") from error
+        return _understood(response)
+
+
+def _understood(response: httpx.Response) -> dict[str, Any]:
+    """Return the body of an answer, or raise what a problem body says in our words."""
+    if response.status_code >= _SERVER_ERRORS:
+        raise OutageError("ledger", f"The ledger answered {response.status_code}.")
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError as error:
+        raise OutageError("ledger", "The ledger's answer can't be read.") from error
+    if response.is_success:
+        return dict(body)
+    facts = {name: value for name, value in body.items() if name not in _STANDARD}
+    refusal = _REFUSALS.get(body.get("code", ""))
+    if refusal is None and response.status_code in _OURS_TO_MEND:
+        raise OutageError("ledger", f"The ledger answered {response.status_code}.")
+    if refusal is None:
+        raise ServerError(f"The ledger refused a call: {response.status_code} {body.get('code')}.")
+    raise refusal(body.get("detail"), **facts)
+
+
+def moment(time: datetime | None) -> str | None:
+    """Return a time as the ledger reads it."""
+    return time.isoformat() if time else None

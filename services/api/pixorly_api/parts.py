@@ -1,0 +1,133 @@
+"""What routes are given: the process's parts, who calls, and the ids and cursors in addresses."""
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import Depends, Path, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from pixorly.catalogue import Catalogue
+from pixorly.db import Database
+from pixorly.errors import InvalidRequest
+from pixorly_api.auth import Auth, Caller
+from pixorly_api.creation import Creation
+from pixorly_api.errors import NotFound
+from pixorly_api.jobs import Jobs
+from pixorly_api.ledger import Ledger
+from pixorly_api.links import Links
+from pixorly_api.live import Watcher
+from pixorly_api.schemas import USER_ID, Scope
+from pixorly_api.settings import ApiSettings
+
+_UUID_BYTES: Final = 16
+_bearer = HTTPBearer(auto_error=False, description="An API key: `px_live_…`", scheme_name="api_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the HTTP process is made of."""
+
+    settings: ApiSettings
+    database: Database
+    catalogue: Catalogue
+    auth: Auth
+    jobs: Jobs
+    creation: Creation
+    ledger: Ledger
+    links: Links
+    watcher: Watcher
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def _caller(scope: Scope) -> Callable[..., Awaitable[Caller]]:
+    async def caller(
+        request: Request,
+        parts: Annotated[Parts, Depends(_parts)],
+        _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> Caller:
+        return await parts.auth.caller(request.headers.get("authorization"), scope)
+
+    return caller
+
+
+async def _job_id(
+    generation_id: Annotated[str, Path(description="A generation's id.", json_schema_extra={"format": "uuid"})],
+) -> UUID:
+    return as_id(generation_id)
+
+
+async def _image_id(
+    image_id: Annotated[str, Path(description="An image's id.", json_schema_extra={"format": "uuid"})],
+) -> UUID:
+    return as_id(image_id)
+
+
+async def _key_id(
+    key_id: Annotated[str, Path(description="A key's id.", json_schema_extra={"format": "uuid"})],
+) -> UUID:
+    return as_id(key_id)
+
+
+def as_id(text: str) -> UUID:
+    """Return the id that a text is.
+
+    Raises:
+        NotFound: It is none, so there is nothing under it.
+    """
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise NotFound from error
+
+
+def write_cursor(last_id: UUID) -> str:
+    """Return the cursor after an id."""
+    return base64.urlsafe_b64encode(last_id.bytes).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None) -> UUID | None:
+    """Return the id that a cursor stands after.
+
+    Raises:
+        InvalidRequest: It is none of ours.
+    """
+    if cursor is None:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(cursor + "==")
+    except (binascii.Error, ValueError) as error:
+        raise _bad_cursor() from error
+    if len(raw) != _UUID_BYTES:
+        raise _bad_cursor()
+    return UUID(bytes=raw)
+
+
+def _bad_cursor() -> InvalidRequest:
+    return InvalidRequest("This is no cursor of ours; take `next_cursor` of the page before.", param="cursor")
+
+
+def page(found: list[Any], limit: int, last_id: Callable[[Any], UUID]) -> tuple[list[Any], str | None]:
+    """Return a page of what was asked for with one more than `limit`, and the cursor to the next."""
+    if len(found) <= limit:
+        return found, None
+    return found[:limit], write_cursor(last_id(found[limit - 1]))
+
+
+P = Annotated[Parts, Depends(_parts)]
+Reader = Annotated[Caller, Depends(_caller("read"))]
+Maker = Annotated[Caller, Depends(_caller("generate"))]
+Admin = Annotated[Caller, Depends(_caller("admin"))]
+JobId = Annotated[UUID, Depends(_job_id)]
+ImageId = Annotated[UUID, Depends(_image_id)]
+KeyId = Annotated[UUID, Depends(_key_id)]
+UserId = Annotated[str, Path(pattern=USER_ID, description="A user's id.")]
+Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+Cursor = Annotated[str | None, Query(max_length=200, pattern=r"^[A-Za-z0-9_-]+$", description="Where to go on.")]

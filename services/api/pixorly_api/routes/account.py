@@ -1,0 +1,115 @@
+"""What a caller has, may ask for, and has used."""
+
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+
+from pixorly.catalogue import Model
+from pixorly.errors import InvalidRequest
+from pixorly.outcomes import OUTCOMES
+from pixorly_api.edge import JsonRoute
+from pixorly_api.parts import Limit, P, Reader
+from pixorly_api.problems import documented
+from pixorly_api.schemas import Account, ModelList, ModelOut, OutcomeList, OutcomeOut, TransactionList
+
+router = APIRouter(prefix="/v1", tags=["account"], route_class=JsonRoute)
+
+Day = Annotated[date | None, Query()]
+GroupBy = Annotated[Literal["day", "model"], Query()]
+_READ = documented(401, 403, 404, 422, 429, 500, 503)
+
+
+@router.get("/account", operation_id="getAccount", summary="Credits and storage", responses=_READ)
+async def account(parts: P, caller: Reader) -> Account:
+    """Return the caller's account."""
+    return Account.model_validate(await parts.ledger.get(f"/internal/accounts/{caller.user_id}"))
+
+
+@router.get("/transactions", operation_id="listTransactions", summary="Changes of the balance", responses=_READ)
+async def transactions(
+    parts: P,
+    caller: Reader,
+    limit: Limit = 50,
+    cursor: Annotated[str | None, Query(max_length=19, pattern=r"^[0-9]+$")] = None,
+) -> TransactionList:
+    """Return a page of the caller's statement, newest first."""
+    path = f"/internal/accounts/{caller.user_id}/transactions"
+    return TransactionList.model_validate(await parts.ledger.get(path, {"limit": limit, "cursor": cursor}))
+
+
+@router.get("/usage", operation_id="getUsage", summary="What was made and spent", responses=_READ)
+async def usage(
+    parts: P,
+    caller: Reader,
+    first: Annotated[date | None, Query(alias="from")] = None,
+    last: Annotated[date | None, Query(alias="to")] = None,
+    group_by: GroupBy = "day",
+) -> dict[str, Any]:
+    """Return the caller's jobs, images, credits and bytes, by day or by model."""
+    return await parts.ledger.get(f"/internal/accounts/{caller.user_id}/usage", span(first, last, group_by))
+
+
+def span(first: date | None, last: date | None, group_by: str) -> dict[str, str | None]:
+    """Return a span of days as the ledger reads it.
+
+    Raises:
+        InvalidRequest: It ends before it begins.
+    """
+    if first and last and last < first:
+        raise InvalidRequest("`to` lies before `from`.", param="to")
+    return {
+        "from": first.isoformat() if first else None,
+        "to": last.isoformat() if last else None,
+        "group_by": group_by,
+    }
+
+
+@router.get(
+    "/models", operation_id="listModels", summary="The models on offer", responses=documented(401, 403, 429, 500, 503)
+)
+async def models(parts: P, _: Reader) -> ModelList:
+    """Return the models on offer, what they cost and what they accept."""
+    return ModelList(data=[_model(model) for model in parts.catalogue.all()])
+
+
+def _model(model: Model) -> ModelOut:
+    return ModelOut(
+        id=model.id,
+        name=model.name,
+        description=model.description,
+        credits_per_image=model.credits,
+        quality_credits=model.quality_credits,
+        min_px=model.min_px,
+        max_px=model.max_px,
+        default_width=model.default_width,
+        default_height=model.default_height,
+        aspect_ratios=model.aspect_ratios,
+        output_formats=list(model.formats),
+        qualities=list(model.qualities),
+        seed=model.seed,
+        typical_s=model.typical_s,
+    )
+
+
+@router.get(
+    "/outcomes",
+    operation_id="listOutcomes",
+    summary="What each code means, and who pays",
+    responses=documented(401, 403, 429, 500, 503),
+)
+async def outcomes(_: Reader) -> OutcomeList:
+    """Return the table of outcomes."""
+    return OutcomeList(
+        data=[
+            OutcomeOut(
+                code=row.code,
+                status=row.status,
+                fault=row.fault,
+                refunded=row.refunded,
+                retries=row.retries,
+                message=row.message,
+            )
+            for row in OUTCOMES.values()
+        ]
+    )

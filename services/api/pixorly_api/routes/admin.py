@@ -1,0 +1,125 @@
+"""The operator's calls: users, credits, keys, and whether everything adds up."""
+
+from datetime import date
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from pixorly.ids import new_id
+from pixorly_api.edge import JsonRoute
+from pixorly_api.parts import Admin, KeyId, Limit, P, UserId
+from pixorly_api.problems import documented
+from pixorly_api.routes.account import GroupBy, span
+from pixorly_api.schemas import (
+    USER_ID,
+    AccountList,
+    AdminAccount,
+    Audit,
+    CreatedKey,
+    Grant,
+    KeyList,
+    KeyOut,
+    PostGrant,
+    PostKey,
+    PutUser,
+)
+from pixorly_api.store import ApiKey
+
+router = APIRouter(prefix="/admin/v1", tags=["admin"], route_class=JsonRoute)
+
+_READ = documented(401, 403, 404, 422, 429, 500, 503)
+_WRITE = documented(400, 401, 403, 404, 413, 422, 429, 500, 503)
+
+
+@router.put("/users/{user_id}", operation_id="putUser", summary="Open or change an account", responses=_WRITE)
+async def put_user(parts: P, _: Admin, user_id: UserId, body: PutUser) -> AdminAccount:
+    """Open an account, or change its plan, its state, or whether it gets the plan's monthly credits."""
+    terms = body.model_dump(exclude_none=True)
+    return AdminAccount.model_validate(await parts.ledger.send("PUT", f"/internal/accounts/{user_id}", terms))
+
+
+@router.get("/users", operation_id="listUsers", summary="List accounts", responses=_READ)
+async def list_users(
+    parts: P, _: Admin, limit: Limit = 50, cursor: Annotated[str | None, Query(pattern=USER_ID)] = None
+) -> AccountList:
+    """Return a page of accounts, by user id."""
+    return AccountList.model_validate(await parts.ledger.get("/internal/accounts", {"limit": limit, "cursor": cursor}))
+
+
+@router.get("/users/{user_id}", operation_id="getUser", summary="Read an account", responses=_READ)
+async def get_user(parts: P, _: Admin, user_id: UserId) -> AdminAccount:
+    """Return an account."""
+    return AdminAccount.model_validate(await parts.ledger.get(f"/internal/accounts/{user_id}"))
+
+
+@router.post("/users/{user_id}/grants", operation_id="grantCredits", summary="Give credits", responses=_WRITE)
+async def grant(parts: P, _: Admin, user_id: UserId, body: PostGrant) -> Grant:
+    """Give a user credits; a repeat with the same `grant_id` gives nothing more and answers the same."""
+    given = body.model_dump(mode="json", exclude_none=True)
+    path = f"/internal/accounts/{user_id}/grants"
+    return Grant.model_validate(await parts.ledger.send("POST", path, {"grant_id": str(new_id()), **given}))
+
+
+@router.post(
+    "/users/{user_id}/keys",
+    operation_id="createKey",
+    summary="Make an API key",
+    status_code=201,
+    responses=_WRITE,
+)
+async def create_key(parts: P, _: Admin, user_id: UserId, body: PostKey) -> CreatedKey:
+    """Make a key for a user and show it, this one time."""
+    await parts.ledger.get(f"/internal/accounts/{user_id}")
+    key, secret = await parts.auth.make(user_id, body.name, sorted(set(body.scopes)), body.expires_at)
+    return CreatedKey(key=secret, **_key(key))
+
+
+@router.get("/users/{user_id}/keys", operation_id="listKeys", summary="List a user's API keys", responses=_READ)
+async def list_keys(parts: P, _: Admin, user_id: UserId) -> KeyList:
+    """Return a user's keys, newest first, without their secrets."""
+    return KeyList(data=[KeyOut(**_key(key)) for key in await parts.auth.keys_of(user_id)])
+
+
+@router.delete(
+    "/users/{user_id}/keys/{key_id}",
+    operation_id="revokeKey",
+    summary="Revoke an API key",
+    status_code=204,
+    response_class=Response,
+    responses=_WRITE,
+)
+async def revoke_key(parts: P, _: Admin, user_id: UserId, key_id: KeyId) -> None:
+    """Revoke a key for good; every process obeys within five seconds."""
+    await parts.auth.revoke(user_id, key_id)
+
+
+def _key(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.key_id,
+        "user_id": key.user_id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": list(key.scopes),
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "last_used_at": key.last_used_at,
+    }
+
+
+@router.get("/audit", operation_id="getAudit", summary="Whether everything adds up", responses=_READ)
+async def audit(parts: P, _: Admin) -> Audit:
+    """Return what the ledger's checks found."""
+    return Audit.model_validate(await parts.ledger.get("/internal/audit"))
+
+
+@router.get("/usage", operation_id="getAllUsage", summary="What all users made and spent", responses=_READ)
+async def usage(
+    parts: P,
+    _: Admin,
+    first: Annotated[date | None, Query(alias="from")] = None,
+    last: Annotated[date | None, Query(alias="to")] = None,
+    group_by: GroupBy = "day",
+) -> dict[str, Any]:
+    """Return all users' jobs, images, credits and bytes, by day or by model."""
+    return await parts.ledger.get("/internal/usage", span(first, last, group_by))

@@ -1,0 +1,64 @@
+"""The api's settings, of its HTTP process and of its worker."""
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+
+from pixorly.settings import AmqpSettings, LedgerClientSettings, ProcessSettings, StorageSettings
+
+
+class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSettings):
+    """What the api takes."""
+
+    api_database_url: SecretStr
+    api_database_connections: int = Field(default=10, ge=2)
+    admin_key: SecretStr = SecretStr("")
+    """The key to `/admin/v1`; without one, only API keys with the scope `admin` open it."""
+    models_file: Path | None = None
+    """Another model catalogue than the one that ships."""
+
+    body_max_bytes: int = Field(default=65_536, ge=1024)
+    prompt_max_chars: int = Field(default=4000, ge=1, le=32_000)
+    """The longest prompt, in code points; the body's limit bounds its bytes."""
+    wait_max_s: float = Field(default=60, ge=0)
+    """The longest that `Prefer: wait=N` may hold a request."""
+    watch_poll_s: float = Field(default=0.1, gt=0)
+    """How often a process looks at the jobs that its clients wait for: one query for all of them."""
+    stream_keepalive_s: float = Field(default=15, gt=0)
+
+    job_deadline_s: int = Field(default=1800, ge=1)
+    """When a job that is not settled ends as `deadline_exceeded`; a request may ask for less."""
+    intent_ttl_s: float = Field(default=60, gt=0)
+    """How old an intent may get before it is abandoned and its charge voided."""
+    intent_claim_s: float = Field(default=10, gt=0)
+    """How long one request keeps others with its idempotency key away: longer than its call of the ledger takes."""
+    idempotency_ttl_s: float = Field(default=86_400, gt=0)
+    client_retry_ttl_s: float = Field(default=600, gt=0)
+    """How long a repeat that an OpenAI client announces (`x-stainless-retry-count`) finds the job of its first try."""
+
+    sweep_interval_s: float = Field(default=2, gt=0)
+    """How often jobs past their deadline and old intents are looked for."""
+    reconcile_interval_s: float = Field(default=30, gt=0)
+    """How often jobs and deletions without news are looked for."""
+    audit_interval_s: float = Field(default=60, gt=0)
+    """How often the ledger is asked for charges that should not be open any more."""
+    nudge_after_s: float = Field(default=120, gt=0)
+    """After how long without news an open job's events are published again; each time after twice as long."""
+    charge_overdue_s: float = Field(default=120, gt=0)
+    """How old a charge is at least before it is looked at; more than an intent can live."""
+    delete_again_after_s: float = Field(default=3600, gt=0)
+    """After how long a deletion is sent once more; from then on after twice as long, until it is confirmed."""
+
+    cloudfront_domain: str | None = Field(
+        default=None, validation_alias=AliasChoices("cloudfront_domain", "AWS_CLOUDFRONT_DOMAIN")
+    )
+    """The CDN in front of the bucket; links are presigned S3 links where none is set."""
+    cloudfront_key_pair_id: str | None = Field(
+        default=None, validation_alias=AliasChoices("cloudfront_key_pair_id", "AWS_CLOUDFRONT_KEY_PAIR_ID")
+    )
+    cloudfront_private_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("cloudfront_private_key", "AWS_CLOUDFRONT_PRIVATE_KEY")
+    )
+    """An RSA key as PEM; a backslash and an n may stand for each end of a line."""
+    link_ttl_s: int = Field(default=3600, ge=1, le=604_800)
+    """How long a link to a private image is good."""

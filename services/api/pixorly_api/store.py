@@ -1,0 +1,824 @@
+"""All of the api's SQL. One function per statement; a function takes a connection and opens no transaction.
+
+Functions that move a state say from which states they move it, so that a repeat or a late call moves nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from pixorly.db import Connection
+from pixorly.events import (
+    ImageDeleted,
+    ImageGenerated,
+    ImageParams,
+    ImageUploaded,
+    JobRetrying,
+    JobStarted,
+    PlannedCall,
+)
+from pixorly_api.lifecycle import Job, Slot
+
+_JOB_COLUMNS: Final = """job_id, user_id, status, model, prompt, params, n, plan, calls, credits_per_image, created_at,
+    deadline, started_at, settled_at, retry_count"""
+_READ_COLUMNS: Final = f"{_JOB_COLUMNS}, metadata, version, balance_credits, trace_id"
+_IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, original_key, thumbnail_keys, bytes, width, height,
+    content_type, sha256, thumbhash, created_at"""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A job that was asked for and is not promised yet."""
+
+    job_id: UUID
+    user_id: str
+    model: str
+    prompt: str = field(repr=False)
+    params: ImageParams
+    image_ids: tuple[UUID, ...]
+    calls: tuple[PlannedCall, ...]
+    credits_per_image: int
+    metadata: Mapping[str, str]
+    body_hash: bytes
+    trace_id: str | None = None
+
+    @property
+    def amount_credits(self) -> int:
+        """What the whole job costs."""
+        return self.credits_per_image * len(self.image_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The job of an earlier request that this one may repeat."""
+
+    job_id: UUID
+    status: str
+    body_hash: bytes
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the bucket."""
+
+    image_id: UUID
+    user_id: str
+    job_id: UUID
+    index: int
+    model: str
+    original_key: str
+    thumbnail_keys: Mapping[str, str]
+    bytes: int
+    width: int
+    height: int
+    content_type: str
+    sha256: str
+    thumbhash: str
+    created_at: datetime
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return every key."""
+        return (self.original_key, *self.thumbnail_keys.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A job as clients see it.
+
+    Attributes:
+        job: The job.
+        metadata: What its caller noted on it.
+        version: Moves with every change.
+        balance_credits: What its charge left.
+        trace_id: The trace of the request that made it.
+        images: Its images that are in the bucket, in order.
+    """
+
+    job: Job
+    metadata: Mapping[str, str]
+    version: int
+    balance_credits: int
+    trace_id: str | None
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which jobs of a user to list; None leaves a thing open."""
+
+    status: str | None = None
+    model: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as its holder's list shows it."""
+
+    key_id: UUID
+    user_id: str
+    name: str
+    prefix: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+# Creating a job.
+
+
+async def insert_intent(connection: Connection, intent: Intent, deadline_s: int, claim_s: float) -> None:
+    """Note that a job was asked for, at work on by us for `claim_s` seconds."""
+    await connection.execute(
+        """insert into jobs (job_id, user_id, status, model, prompt, params, n, image_ids, calls, credits_per_image,
+                             metadata, body_hash, trace_id, deadline, claimed_until)
+           values ($1, $2, 'intent', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+                   now() + make_interval(secs => $13), now() + make_interval(secs => $14))""",
+        intent.job_id,
+        intent.user_id,
+        intent.model,
+        intent.prompt,
+        intent.params.model_dump(mode="json"),
+        len(intent.image_ids),
+        list(intent.image_ids),
+        [call.model_dump(mode="json") for call in intent.calls],
+        intent.credits_per_image,
+        dict(intent.metadata),
+        intent.body_hash,
+        intent.trace_id,
+        deadline_s,
+        claim_s,
+    )
+
+
+async def insert_idempotency_key(
+    connection: Connection, user_id: str, key: str, body_hash: bytes, job_id: UUID
+) -> bool:
+    """Tie a key to a job; False if it is tied already."""
+    tied = await connection.fetchval(
+        """insert into idempotency_keys (user_id, key, body_hash, job_id) values ($1, $2, $3, $4)
+           on conflict (user_id, key) do nothing returning true""",
+        user_id,
+        key,
+        body_hash,
+        job_id,
+    )
+    return bool(tied)
+
+
+async def earlier_by_key(connection: Connection, user_id: str, key: str, ttl_s: float) -> Earlier | None:
+    """Return the job that a key is tied to, and lock the tie."""
+    row = await connection.fetchrow(
+        """select k.job_id, coalesce(j.status, 'abandoned') as status, k.body_hash,
+                  k.created_at < now() - make_interval(secs => $3) as expired
+           from idempotency_keys k left join jobs j using (job_id)
+           where k.user_id = $1 and k.key = $2 for update of k""",
+        user_id,
+        key,
+        ttl_s,
+    )
+    return Earlier(**row) if row else None
+
+
+async def earlier_by_body(connection: Connection, user_id: str, body_hash: bytes, ttl_s: float) -> Earlier | None:
+    """Return the caller's newest job with the same body that is younger than `ttl_s`."""
+    row = await connection.fetchrow(
+        """select job_id, status, body_hash, false as expired from jobs
+           where user_id = $1 and body_hash = $2 and status <> 'abandoned'
+             and created_at > now() - make_interval(secs => $3)
+           order by job_id desc limit 1""",
+        user_id,
+        body_hash,
+        ttl_s,
+    )
+    return Earlier(**row) if row else None
+
+
+async def delete_idempotency_key(connection: Connection, user_id: str, key: str) -> None:
+    """Free a key."""
+    await connection.execute("delete from idempotency_keys where user_id = $1 and key = $2", user_id, key)
+
+
+async def claim_intent(connection: Connection, job_id: UUID, claim_s: float) -> Intent | None:
+    """Take up an intent that nobody is at work on."""
+    row = await connection.fetchrow(
+        """update jobs set claimed_until = now() + make_interval(secs => $2)
+           where job_id = $1 and status = 'intent' and claimed_until <= now()
+           returning job_id, user_id, model, prompt, params, image_ids, calls, credits_per_image, metadata, body_hash,
+                     trace_id""",
+        job_id,
+        claim_s,
+    )
+    return _intent(row) if row else None
+
+
+def _intent(row: asyncpg.Record) -> Intent:
+    fields = dict(row)
+    fields["params"] = ImageParams.model_validate(fields["params"])
+    fields["image_ids"] = tuple(fields["image_ids"])
+    fields["calls"] = tuple(PlannedCall.model_validate(call) for call in fields["calls"])
+    return Intent(**fields)
+
+
+async def release_intent(connection: Connection, job_id: UUID) -> None:
+    """Let a repeat of the request take up the intent."""
+    await connection.execute("update jobs set claimed_until = now() where job_id = $1 and status = 'intent'", job_id)
+
+
+async def forget_intent(connection: Connection, job_id: UUID) -> None:
+    """Delete an intent that was refused, and free its key."""
+    await connection.execute(
+        """with gone as (delete from jobs where job_id = $1 and status = 'intent' returning job_id, user_id)
+           delete from idempotency_keys k using gone where k.user_id = gone.user_id and k.job_id = gone.job_id""",
+        job_id,
+    )
+
+
+async def promise(connection: Connection, job_id: UUID, plan: str, balance_credits: int, nudge_s: float) -> Job | None:
+    """Make an intent a pending job with its slots; None if it is an intent no more."""
+    row = await connection.fetchrow(
+        f"""update jobs set status = 'pending', plan = $2, balance_credits = $3, news_at = now(),
+                   deadline = now() + (deadline - created_at), nudge_at = now() + make_interval(secs => $4)
+            where job_id = $1 and status = 'intent' returning {_JOB_COLUMNS}, image_ids""",  # noqa: S608 - constants
+        job_id,
+        plan,
+        balance_credits,
+        nudge_s,
+    )
+    if row is None:
+        return None
+    await connection.execute(
+        """insert into slots (job_id, user_id, index, image_id)
+           select $1, $2, place - 1, image_id from unnest($3::uuid[]) with ordinality as given(image_id, place)""",
+        job_id,
+        row["user_id"],
+        row["image_ids"],
+    )
+    slots = tuple(Slot(index, image_id) for index, image_id in enumerate(row["image_ids"]))
+    return _job(row, slots)
+
+
+async def status_of(connection: Connection, job_id: UUID) -> str | None:
+    """Return a job's status."""
+    status: str | None = await connection.fetchval("select status from jobs where job_id = $1", job_id)
+    return status
+
+
+# Following a job.
+
+
+def _job(row: asyncpg.Record, slots: tuple[Slot, ...]) -> Job:
+    return Job(
+        job_id=row["job_id"],
+        user_id=row["user_id"],
+        status=row["status"],
+        model=row["model"],
+        prompt=row["prompt"],
+        params=ImageParams.model_validate(row["params"]),
+        n=row["n"],
+        plan=row["plan"],
+        calls=tuple(PlannedCall.model_validate(call) for call in row["calls"]),
+        credits_per_image=row["credits_per_image"],
+        created_at=row["created_at"],
+        deadline=row["deadline"],
+        started_at=row["started_at"],
+        settled_at=row["settled_at"],
+        retry_count=row["retry_count"],
+        slots=slots,
+    )
+
+
+def _slot(row: asyncpg.Record) -> Slot:
+    return Slot(
+        index=row["index"],
+        image_id=row["image_id"],
+        state=row["state"],
+        code=row["code"],
+        message=row["message"],
+        stage=row["stage"],
+        generated=ImageGenerated.model_validate(row["generated"]) if row["generated"] else None,
+        deleted=row["deleted"],
+    )
+
+
+async def now(connection: Connection) -> datetime:
+    """Return the time that ends jobs: this transaction's."""
+    time: datetime = await connection.fetchval("select now()")
+    return time
+
+
+async def lock_jobs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, Job]:
+    """Lock promised jobs, always in the order of their ids, and return them with their slots."""
+    rows = await connection.fetch(
+        f"""select {_JOB_COLUMNS} from jobs where job_id = any($1::uuid[]) and status not in ('intent', 'abandoned')
+            order by job_id for update""",  # noqa: S608 - constants
+        sorted(job_ids),
+    )
+    slots = await _slots(connection, [row["job_id"] for row in rows])
+    return {row["job_id"]: _job(row, slots[row["job_id"]]) for row in rows}
+
+
+async def _slots(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, tuple[Slot, ...]]:
+    rows = await connection.fetch(
+        """select s.job_id, s.index, s.image_id, s.state, s.code, s.message, s.stage, s.generated,
+                  i.deleted_at is not null as deleted
+           from slots s left join images i using (image_id)
+           where s.job_id = any($1::uuid[]) order by s.job_id, s.index""",
+        job_ids,
+    )
+    found: dict[UUID, list[Slot]] = {job_id: [] for job_id in job_ids}
+    for row in rows:
+        found[row["job_id"]].append(_slot(row))
+    return {job_id: tuple(slots) for job_id, slots in found.items()}
+
+
+async def add_attempts(connection: Connection, events: Sequence[JobStarted | JobRetrying]) -> set[UUID]:
+    """Note what workers tried, and return the ids of the events that were new."""
+    rows = {_attempt(event): event.event_id for event in events}
+    fresh = await connection.fetch(
+        """insert into attempts (job_id, kind, stage, index, attempt, user_id, provider, model, code, message, delay_s,
+                                 at)
+           select * from unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::int[], $6::text[], $7::text[],
+                                $8::text[], $9::text[], $10::text[], $11::real[], $12::timestamptz[])
+           on conflict do nothing
+           returning job_id, kind, stage, index, attempt""",
+        *_columns(list(rows)),
+    )
+    known = {tuple(row) for row in fresh}
+    return {event_id for row, event_id in rows.items() if row[:5] in known}
+
+
+def _attempt(event: JobStarted | JobRetrying) -> tuple[Any, ...]:
+    if isinstance(event, JobStarted):
+        where: tuple[Any, ...] = ("started", "generate", event.call_no)
+        told: tuple[Any, ...] = (event.provider, event.model, None, None, None)
+    else:
+        where = ("retrying", event.stage, event.index)
+        told = (None, None, event.code, event.message[:500], event.delay_s)
+    return (event.job_id, *where, event.attempt, event.user_id, *told, event.occurred_at)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+async def write_jobs(connection: Connection, jobs: Sequence[Job]) -> None:
+    """Write what a step may change of open jobs, and note that there was news of them."""
+    if not jobs:
+        return
+    rows = [(job.job_id, job.status, job.started_at, job.settled_at, job.retry_count) for job in jobs]
+    await connection.execute(
+        """update jobs set status = new.status, started_at = new.started_at, settled_at = new.settled_at,
+                  retry_count = new.retry_count, news_at = now(), version = version + 1
+           from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::int[])
+                as new(job_id, status, started_at, settled_at, retry_count)
+           where jobs.job_id = new.job_id and jobs.status in ('pending', 'processing', 'uploading')""",
+        *_columns(rows),
+    )
+
+
+async def write_slots(connection: Connection, slots: Sequence[tuple[UUID, Slot]]) -> None:
+    """Write what a step changed of open slots."""
+    if not slots:
+        return
+    rows = [
+        (
+            job_id,
+            slot.index,
+            slot.state,
+            slot.code,
+            slot.message,
+            slot.fault,
+            slot.stage,
+            slot.generated.model_dump(mode="json") if slot.generated else None,
+        )
+        for job_id, slot in slots
+    ]
+    await connection.execute(
+        """update slots set state = new.state, code = new.code, message = new.message, fault = new.fault,
+                  stage = new.stage, generated = coalesce(slots.generated, new.generated),
+                  generated_at = case when new.generated is not null then coalesce(slots.generated_at, now()) end,
+                  ended_at = case when new.state in ('uploaded', 'failed') then now() end
+           from unnest($1::uuid[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                       $8::jsonb[]) as new(job_id, index, state, code, message, fault, stage, generated)
+           where slots.job_id = new.job_id and slots.index = new.index and slots.state in ('pending', 'generated')""",
+        *_columns(rows),
+    )
+
+
+async def add_images(connection: Connection, uploads: Sequence[tuple[str, ImageUploaded]]) -> None:
+    """Note images, each with its model, that are in the bucket now."""
+    if not uploads:
+        return
+    rows = [
+        (
+            event.image_id,
+            event.user_id,
+            event.job_id,
+            event.index,
+            model,
+            event.keys.original,
+            event.keys.thumbnails,
+            event.bytes,
+            event.thumbnail_bytes,
+            event.width,
+            event.height,
+            event.content_type,
+            event.sha256,
+            event.thumbhash,
+        )
+        for model, event in uploads
+    ]
+    await connection.executemany(
+        """insert into images (image_id, user_id, job_id, index, model, original_key, thumbnail_keys, bytes,
+                               thumbnail_bytes, width, height, content_type, sha256, thumbhash)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) on conflict (image_id) do nothing""",
+        rows,
+    )
+
+
+async def add_deletions(connection: Connection, events: Sequence[tuple[int, ImageDeleted]], again_s: float) -> None:
+    """Note what must not lie in the bucket, each with its index, and when to say so once more."""
+    if not events:
+        return
+    rows = [
+        (event.image_id, event.user_id, event.job_id, index, event.prefix, list(event.keys), event.reason, again_s)
+        for index, event in events
+    ]
+    await connection.executemany(
+        """insert into deletions (image_id, user_id, job_id, index, prefix, keys, reason, due_at)
+           values ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8))
+           on conflict (image_id) do update
+              set sends = 1, due_at = excluded.due_at, confirmed_at = null,
+                  keys = case when cardinality(excluded.keys) > 0 then excluded.keys else deletions.keys end""",
+        rows,
+    )
+
+
+# What clients read.
+
+
+async def records(connection: Connection, user_id: str, job_ids: Sequence[UUID]) -> list[Record]:
+    """Return a user's jobs with these ids, newest first; what is not theirs is left out."""
+    rows = await connection.fetch(
+        f"""select {_READ_COLUMNS} from jobs
+            where job_id = any($1::uuid[]) and user_id = $2 and status not in ('intent', 'abandoned')
+            order by job_id desc""",  # noqa: S608 - constants
+        job_ids,
+        user_id,
+    )
+    return await _records(connection, rows)
+
+
+async def list_records(
+    connection: Connection, user_id: str, filters: Filters, before: UUID | None, limit: int
+) -> list[Record]:
+    """Return a user's newest jobs before the job `before`."""
+    rows = await connection.fetch(
+        f"""select {_READ_COLUMNS} from jobs
+            where user_id = $1 and status not in ('intent', 'abandoned')
+              and ($2::uuid is null or job_id < $2) and ($3::text is null or status = $3)
+              and ($4::text is null or model = $4) and ($5::timestamptz is null or created_at > $5)
+              and ($6::timestamptz is null or created_at < $6)
+            order by job_id desc limit $7""",  # noqa: S608 - constants
+        user_id,
+        before,
+        filters.status,
+        filters.model,
+        filters.created_after,
+        filters.created_before,
+        limit,
+    )
+    return await _records(connection, rows)
+
+
+async def _records(connection: Connection, rows: Sequence[asyncpg.Record]) -> list[Record]:
+    job_ids = [row["job_id"] for row in rows]
+    if not job_ids:
+        return []
+    slots = await _slots(connection, job_ids)
+    images: dict[UUID, list[Image]] = {job_id: [] for job_id in job_ids}
+    for image in await images_of(connection, job_ids):
+        images[image.job_id].append(image)
+    return [
+        Record(
+            job=_job(row, slots[row["job_id"]]),
+            metadata=row["metadata"],
+            version=row["version"],
+            balance_credits=row["balance_credits"],
+            trace_id=row["trace_id"],
+            images=tuple(images[row["job_id"]]),
+        )
+        for row in rows
+    ]
+
+
+async def versions(connection: Connection, job_ids: Iterable[UUID]) -> dict[UUID, int]:
+    """Return the version of each of these jobs."""
+    rows = await connection.fetch("select job_id, version from jobs where job_id = any($1::uuid[])", list(job_ids))
+    return {row["job_id"]: row["version"] for row in rows}
+
+
+async def images_of(connection: Connection, job_ids: Sequence[UUID]) -> list[Image]:
+    """Return the images of jobs, but for the deleted, in the order of their slots."""
+    rows = await connection.fetch(
+        f"""select {_IMAGE_COLUMNS} from images
+            where job_id = any($1::uuid[]) and deleted_at is null order by job_id, index""",  # noqa: S608 - constants
+        job_ids,
+    )
+    return [Image(**row) for row in rows]
+
+
+async def image(connection: Connection, user_id: str, image_id: UUID) -> Image | None:
+    """Return a user's image."""
+    row = await connection.fetchrow(
+        f"""select {_IMAGE_COLUMNS} from images
+            where image_id = $1 and user_id = $2 and deleted_at is null""",  # noqa: S608 - constants
+        image_id,
+        user_id,
+    )
+    return Image(**row) if row else None
+
+
+async def list_images(connection: Connection, user_id: str, before: UUID | None, limit: int) -> list[Image]:
+    """Return a user's newest images before the image `before`."""
+    rows = await connection.fetch(
+        f"""select {_IMAGE_COLUMNS} from images
+            where user_id = $1 and deleted_at is null and ($2::uuid is null or image_id < $2)
+            order by image_id desc limit $3""",  # noqa: S608 - constants
+        user_id,
+        before,
+        limit,
+    )
+    return [Image(**row) for row in rows]
+
+
+async def bury_image(connection: Connection, user_id: str, image_id: UUID) -> Image | None:
+    """Mark a user's image as deleted; None if it is not there, or was deleted before."""
+    row = await connection.fetchrow(
+        f"""update images set deleted_at = now()
+            where image_id = $1 and user_id = $2 and deleted_at is null
+            returning {_IMAGE_COLUMNS}""",  # noqa: S608 - constants
+        image_id,
+        user_id,
+    )
+    return Image(**row) if row else None
+
+
+async def was_deleted(connection: Connection, user_id: str, image_id: UUID) -> bool:
+    """Tell whether a user had this image and deleted it."""
+    deleted = await connection.fetchval(
+        "select true from images where image_id = $1 and user_id = $2 and deleted_at is not null", image_id, user_id
+    )
+    return bool(deleted)
+
+
+async def touch_job(connection: Connection, job_id: UUID) -> None:
+    """Tell those who watch a job that something about it changed."""
+    await connection.execute("update jobs set version = version + 1 where job_id = $1", job_id)
+
+
+async def attempts_of(connection: Connection, job_id: UUID) -> list[dict[str, Any]]:
+    """Return what workers tried for a job, in order of time."""
+    rows = await connection.fetch(
+        """select kind, stage, index, attempt, provider, model, code, message, delay_s, at
+           from attempts where job_id = $1 order by at, attempt""",
+        job_id,
+    )
+    return [dict(row) for row in rows]
+
+
+async def slot_times(connection: Connection, job_id: UUID) -> list[dict[str, Any]]:
+    """Return when each slot of a job moved."""
+    rows = await connection.fetch(
+        """select index, image_id, state, code, message, stage, generated_at, ended_at
+           from slots where job_id = $1 order by index""",
+        job_id,
+    )
+    return [dict(row) for row in rows]
+
+
+# API keys.
+
+_KEY_COLUMNS: Final = "key_id, user_id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at"
+
+
+def _api_key(row: asyncpg.Record) -> ApiKey:
+    return ApiKey(**{**row, "scopes": tuple(row["scopes"])})
+
+
+async def insert_api_key(
+    connection: Connection,
+    key_id: UUID,
+    user_id: str,
+    *,
+    name: str,
+    prefix: str,
+    digest: bytes,
+    scopes: Sequence[str],
+    expires_at: datetime | None,
+) -> ApiKey:
+    """Add a key, of which we keep the hash only."""
+    row = await connection.fetchrow(
+        f"""insert into api_keys (key_id, user_id, name, prefix, hash, scopes, expires_at)
+            values ($1, $2, $3, $4, $5, $6, $7) returning {_KEY_COLUMNS}""",  # noqa: S608 - constants
+        key_id,
+        user_id,
+        name,
+        prefix,
+        digest,
+        list(scopes),
+        expires_at,
+    )
+    assert row is not None  # noqa: S101 - an insert returns its row
+    return _api_key(row)
+
+
+async def valid_api_key(connection: Connection, digest: bytes) -> tuple[ApiKey, bytes] | None:
+    """Return the key with this hash, and the hash, unless it is revoked or has expired."""
+    row = await connection.fetchrow(
+        f"""select {_KEY_COLUMNS}, hash from api_keys
+            where hash = $1 and revoked_at is null and (expires_at is null or expires_at > now())""",  # noqa: S608
+        digest,
+    )
+    if row is None:
+        return None
+    fields = dict(row)
+    digest = fields.pop("hash")
+    return ApiKey(**{**fields, "scopes": tuple(fields["scopes"])}), digest
+
+
+async def list_api_keys(connection: Connection, user_id: str) -> list[ApiKey]:
+    """Return a user's keys, newest first."""
+    rows = await connection.fetch(
+        f"select {_KEY_COLUMNS} from api_keys where user_id = $1 order by key_id desc limit 1000",  # noqa: S608
+        user_id,
+    )
+    return [_api_key(row) for row in rows]
+
+
+async def revoke_api_key(connection: Connection, user_id: str, key_id: UUID) -> bool:
+    """Revoke a key for good; False if the user has none with this id."""
+    found = await connection.fetchval(
+        """update api_keys set revoked_at = coalesce(revoked_at, now())
+           where key_id = $1 and user_id = $2 returning true""",
+        key_id,
+        user_id,
+    )
+    return bool(found)
+
+
+async def touch_api_keys(connection: Connection, key_ids: Sequence[UUID]) -> None:
+    """Note that keys were used just now."""
+    await connection.execute("update api_keys set last_used_at = now() where key_id = any($1::uuid[])", list(key_ids))
+
+
+# Sweeping. What a sweep takes is locked, and what another holds is skipped, so any number of sweepers may run.
+
+
+async def abandon_intents(connection: Connection, ttl_s: float, limit: int) -> list[tuple[UUID, str]]:
+    """Give up intents older than `ttl_s` that nobody is at work on; return their ids and users."""
+    rows = await connection.fetch(
+        """update jobs set status = 'abandoned', version = version + 1
+           where job_id in (
+               select job_id from jobs
+               where status = 'intent' and created_at < now() - make_interval(secs => $1) and claimed_until <= now()
+               order by created_at limit $2 for update skip locked)
+           returning job_id, user_id""",
+        ttl_s,
+        limit,
+    )
+    return [(row["job_id"], row["user_id"]) for row in rows]
+
+
+async def unvoided(connection: Connection, limit: int) -> list[tuple[UUID, str]]:
+    """Return abandoned jobs whose charge is not known to be void."""
+    rows = await connection.fetch(
+        """select job_id, user_id from jobs where status = 'abandoned' and voided_at is null
+           order by created_at limit $1""",
+        limit,
+    )
+    return [(row["job_id"], row["user_id"]) for row in rows]
+
+
+async def note_voided(connection: Connection, job_id: UUID) -> None:
+    """Note that the charge of an abandoned job is void."""
+    await connection.execute("update jobs set voided_at = now() where job_id = $1 and voided_at is null", job_id)
+
+
+async def overdue(connection: Connection, limit: int) -> list[UUID]:
+    """Return open jobs whose deadline has passed."""
+    rows = await connection.fetch(
+        """select job_id from jobs where status in ('pending', 'processing', 'uploading') and deadline <= now()
+           order by deadline limit $1 for update skip locked""",
+        limit,
+    )
+    return [row["job_id"] for row in rows]
+
+
+async def unsettled(connection: Connection, limit: int) -> list[UUID]:
+    """Return open jobs whose slots are all terminal, which no step should leave behind."""
+    rows = await connection.fetch(
+        """select job_id from jobs j
+           where status in ('pending', 'processing', 'uploading')
+             and not exists (select 1 from slots s where s.job_id = j.job_id and s.state in ('pending', 'generated'))
+           limit $1 for update skip locked""",
+        limit,
+    )
+    return [row["job_id"] for row in rows]
+
+
+async def postpone_nudges(connection: Connection, after_s: float) -> None:
+    """Leave jobs alone of which there was news within `after_s`."""
+    await connection.execute(
+        """update jobs set nudges = 0, nudge_at = news_at + make_interval(secs => $1)
+           where job_id in (
+               select job_id from jobs
+               where status in ('pending', 'processing', 'uploading') and nudge_at <= now()
+                 and news_at > now() - make_interval(secs => $1)
+               for update skip locked)""",
+        after_s,
+    )
+
+
+async def quiet(connection: Connection, after_s: float, limit: int) -> list[UUID]:
+    """Return open jobs without news for long, and say when to look at them again: each time after twice as long."""
+    rows = await connection.fetch(
+        """update jobs set nudges = nudges + 1,
+                  nudge_at = now() + make_interval(secs => $1 * power(2, least(nudges + 1, 10)))
+           where job_id in (
+               select job_id from jobs
+               where status in ('pending', 'processing', 'uploading') and nudge_at <= now()
+                 and news_at <= now() - make_interval(secs => $1)
+               order by nudge_at limit $2 for update skip locked)
+           returning job_id""",
+        after_s,
+        limit,
+    )
+    return [row["job_id"] for row in rows]
+
+
+async def due_deletions(connection: Connection, again_s: float, limit: int) -> list[dict[str, Any]]:
+    """Return deletions that are to be said again, and note it; the next time comes after twice as long."""
+    rows = await connection.fetch(
+        """update deletions set sends = sends + 1,
+                  due_at = now() + make_interval(secs => $1 * power(2, least(sends, 6)))
+           where image_id in (
+               select image_id from deletions where confirmed_at is null and due_at <= now()
+               order by due_at limit $2 for update skip locked)
+           returning image_id, user_id, job_id, index, keys, reason, sends""",
+        again_s,
+        limit,
+    )
+    return [dict(row) for row in rows]
+
+
+async def confirm_deletions(connection: Connection, image_ids: Sequence[UUID]) -> None:
+    """Note that images are gone, and that nobody needs to say so again."""
+    await connection.execute(
+        """update deletions set confirmed_at = now()
+           where image_id = any($1::uuid[]) and confirmed_at is null and sends > 1""",
+        list(image_ids),
+    )
+
+
+async def purge_idempotency_keys(connection: Connection, ttl_s: float, limit: int) -> int:
+    """Delete keys older than `ttl_s`, and return how many."""
+    rows = await connection.fetch(
+        """delete from idempotency_keys where (user_id, key) in (
+               select user_id, key from idempotency_keys where created_at < now() - make_interval(secs => $1)
+               order by created_at limit $2 for update skip locked)
+           returning true""",
+        ttl_s,
+        limit,
+    )
+    return len(rows)
+
+
+async def purge_abandoned(connection: Connection, ttl_s: float, limit: int) -> int:
+    """Delete abandoned jobs whose charge is void, some time after, and return how many."""
+    rows = await connection.fetch(
+        """delete from jobs where job_id in (
+               select job_id from jobs
+               where status = 'abandoned' and voided_at is not null and created_at < now() - make_interval(secs => $1)
+               order by created_at limit $2 for update skip locked)
+           returning true""",
+        ttl_s,
+        limit,
+    )
+    return len(rows)
+
+
+async def statuses(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the status of those jobs that there are."""
+    rows = await connection.fetch("select job_id, status from jobs where job_id = any($1::uuid[])", list(job_ids))
+    return {row["job_id"]: row["status"] for row in rows}

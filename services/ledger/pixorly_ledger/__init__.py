@@ -1,0 +1,1 @@
+"""The ledger: accounts, plans, transfers, charges, storage and usage."""

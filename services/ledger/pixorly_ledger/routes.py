@@ -1,0 +1,395 @@
+"""The ledger's internal HTTP, for Pixorly's own services and its command.
+
+Every call shows the service token: `Authorization: Bearer …`. Bodies are JSON, refusals are problem bodies whose `code`
+is in the table of outcomes and whose facts are extra members. Lists are `{"data": […], "next_cursor": …}`.
+"""
+
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Body, Depends, FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+
+from pixorly.errors import InvalidRequest, OutageError, PixorlyError, UserError
+from pixorly.outcomes import outcome_of
+from pixorly_ledger.accounts import Accounts, Terms
+from pixorly_ledger.audit import Audit
+from pixorly_ledger.credits import Charged, ChargeRequest, Credits
+from pixorly_ledger.reports import Reports
+from pixorly_ledger.rows import GrantRequest
+from pixorly_ledger.statements import NEWEST, Statements
+from pixorly_ledger.storage import Storage
+
+_MOST_CREDITS: Final = 10**12
+_MOST_BYTES: Final = 10**15
+_NO_UUID: Final = UUID(int=0)
+
+Text = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+UserPath = Annotated[str, Path(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+First = Annotated[date | None, Query(alias="from")]
+Last = Annotated[date | None, Query(alias="to")]
+GroupBy = Annotated[str, Query(max_length=40)]
+
+
+class Unauthorized(UserError):
+    """The service token is missing or wrong."""
+
+    code = "unauthorized"
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class ImageIn(_In):
+    """An image that room is kept for."""
+
+    image_id: UUID
+    estimate_bytes: int = Field(ge=0, le=_MOST_BYTES)
+
+
+class ChargeIn(_In):
+    """A job that is to be charged; images in the order of their slots."""
+
+    job_id: UUID
+    user_id: Text
+    amount_credits: int = Field(ge=0, le=_MOST_CREDITS)
+    images: list[ImageIn] = Field(min_length=1, max_length=100)
+
+
+class VoidIn(_In):
+    """A job that was given up."""
+
+    user_id: Text | None = None
+
+
+class TrueUpIn(_In):
+    """What an image really takes: original and thumbnails."""
+
+    bytes: int = Field(ge=0, le=_MOST_BYTES)
+    user_id: Text
+    job_id: UUID | None = None
+
+
+class ReleaseIn(_In):
+    """Images that are gone."""
+
+    image_ids: list[UUID] = Field(max_length=10_000)
+
+
+class TermsIn(_In):
+    """What an account is to be; what is left out stays as it is."""
+
+    plan: Text | None = None
+    status: Literal["active", "suspended"] | None = None
+    allowance: bool | None = None
+
+
+class GrantIn(_In):
+    """What a user is to be given."""
+
+    grant_id: Text
+    amount_credits: int = Field(ge=1, le=_MOST_CREDITS)
+    reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")] | None = None
+    expires_at: AwareDatetime | None = None
+    kind: Literal["grant", "purchase"] = "grant"
+
+
+class Json(Response):
+    """A JSON answer: dates as RFC 3339 UTC, ids as text."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        # asyncpg has a UUID type of its own.
+        return orjson.dumps(content, default=str, option=orjson.OPT_UTC_Z)
+
+
+def problem(code: str, detail: str, facts: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """Return a problem body (RFC 9457)."""
+    outcome = outcome_of(code)
+    body = {
+        "type": "about:blank",
+        "title": outcome.message,
+        "status": outcome.status,
+        "detail": detail,
+        "code": outcome.code,
+        **facts,
+    }
+    return Response(orjson.dumps(body), outcome.status, headers, "application/problem+json")
+
+
+def _listed(rows: list[dict[str, Any]], limit: int, key: str) -> Json:
+    """Return one page of rows that were asked for with one more than `limit`."""
+    more = len(rows) > limit
+    return Json({"data": rows[:limit], "next_cursor": str(rows[limit - 1][key]) if more else None})
+
+
+def _token_check(token: str) -> Callable[[Request], Awaitable[None]]:
+    expected = f"Bearer {token}".encode()
+
+    async def check(request: Request) -> None:
+        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
+            raise Unauthorized
+
+    return check
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The rules that the routes lead to."""
+
+    credits: Credits
+    storage: Storage
+    accounts: Accounts
+    statements: Statements
+    reports: Reports
+    audit: Audit
+
+
+def routes(ledger: Ledger, token: str) -> APIRouter:
+    """Return all of `/internal`."""
+    router = APIRouter(prefix="/internal", dependencies=[Depends(_token_check(token))])
+    router.include_router(_charge_routes(ledger.credits, ledger.statements))
+    router.include_router(_image_routes(ledger.storage))
+    router.include_router(_account_routes(ledger.accounts, ledger.statements))
+    router.include_router(_report_routes(ledger.accounts, ledger.reports))
+    router.include_router(_audit_routes(ledger.audit))
+    return router
+
+
+def _charge_routes(credits_: Credits, statements: Statements) -> APIRouter:
+    router = APIRouter(prefix="/charges")
+    charge_in = TypeAdapter(ChargeIn)
+
+    @router.post("")
+    async def charge(request: Request) -> Response:
+        """Charge a job: 200 `{job_id, amount_credits, balance_credits, plan, status}`.
+
+        402 `insufficient_credits` {needed_credits, available_credits}, 403 `storage_quota_exceeded` {used_bytes,
+        reserved_bytes, quota_bytes, needed_bytes}, 403 `account_suspended`, 404 `account_not_found`, 409
+        `charge_voided`; none of them leaves anything behind.
+        """
+        try:
+            body = charge_in.validate_json(await request.body())
+        except ValidationError as error:
+            raise InvalidRequest(_first_fault(error.errors(include_url=False, include_input=False))) from error
+        images = tuple((image.image_id, image.estimate_bytes) for image in body.images)
+        answer = await credits_.charge(ChargeRequest(body.job_id, body.user_id, body.amount_credits, images))
+        return Json(_shown(answer))
+
+    @router.post("/{job_id}/void")
+    async def void(job_id: UUID, body: Annotated[VoidIn | None, Body()] = None) -> Response:
+        """Refund an open charge, or refuse one that comes later: `{status: "voided" | "settled"}`."""
+        return Json({"status": await credits_.void(job_id, body.user_id if body else None)})
+
+    @router.get("/{job_id}")
+    async def receipt(job_id: UUID) -> Response:
+        """Return the receipt of a job.
+
+        `{job_id, status: open | settled | voided, user_id, plan, amount_credits, lot_credits, balance_credits,
+        captured_credits, refunded_credits, outcome, model, created_at, closed_at,
+        images: [{index, image_id, amount_credits, code, paid_by: user | pixorly | null, storage: {state, bytes}}],
+        transfers: [{id, kind, from_account, to_account, amount_credits, reason, created_at}]}`; 404 `not_found`.
+        """
+        return Json(await statements.receipt(job_id))
+
+    @router.get("")
+    async def open_charges(
+        status: Literal["open"] = "open",
+        created_before: AwareDatetime | None = None,
+        after: UUID = _NO_UUID,
+        limit: Limit = 100,
+    ) -> Response:
+        """List charges that are still open: `[{job_id, user_id, amount_credits, created_at}]`; `after` is a cursor."""
+        del status
+        before = created_before or datetime.max.replace(tzinfo=UTC)
+        return _listed(await statements.open_charges(before, after, limit + 1), limit, "job_id")
+
+    return router
+
+
+def _image_routes(storage: Storage) -> APIRouter:
+    router = APIRouter(prefix="/images")
+
+    @router.post("/release")
+    async def release(body: ReleaseIn) -> Response:
+        """Let the room of images go: `{released: [image_id, …]}`; ids that there never were are left out."""
+        return Json({"released": await storage.release(body.image_ids)})
+
+    @router.post("/{image_id}/true-up")
+    async def true_up(image_id: UUID, body: TrueUpIn) -> Response:
+        """Say what an image really takes: `{state: "stored"}`, or `closed` where it must not be stored any more.
+
+        404 `not_found`: no room was ever kept for it, or it is another user's.
+        """
+        return Json({"state": await storage.true_up(image_id, body.user_id, body.bytes)})
+
+    @router.get("")
+    async def images(
+        state: Literal["reserved", "stored", "released"] = "stored", after: UUID = _NO_UUID, limit: Limit = 1000
+    ) -> Response:
+        """List the storage of images: `[{image_id, user_id, job_id, state, bytes}]`, to compare with the bucket."""
+        return _listed(await storage.images(state, after, limit + 1), limit, "image_id")
+
+    return router
+
+
+def _account_routes(accounts: Accounts, statements: Statements) -> APIRouter:
+    router = APIRouter(prefix="/accounts")
+
+    @router.get("")
+    async def list_accounts(cursor: Annotated[str, Query(max_length=128)] = "", limit: Limit = 100) -> Response:
+        """List accounts, by user id."""
+        return _listed(await accounts.list(cursor, limit + 1), limit, "user_id")
+
+    @router.get("/{user_id}")
+    async def account(user_id: UserPath) -> Response:
+        """Return an account.
+
+        `{user_id, plan, status: active | suspended, credits_remaining, storage: {used_bytes, reserved_bytes,
+        quota_bytes}, allowance: bool, expiring: [{grant_id, credits, expires_at}]}`; 404 `account_not_found`.
+        """
+        return Json(await accounts.get(user_id))
+
+    @router.put("/{user_id}")
+    async def put_account(user_id: UserPath, body: TermsIn) -> Response:
+        """Open an account or change it: `{plan?, status?, allowance?}`; what is left out stays as it is.
+
+        `allowance: false` stops the monthly allowance, before the first one if it is given when the account is
+        opened. Whatever is due of this month's is given at once.
+        """
+        return Json(await accounts.put(user_id, Terms(body.plan, body.status, body.allowance)))
+
+    @router.post("/{user_id}/grants")
+    async def grant(user_id: UserPath, body: GrantIn) -> Response:
+        """Give credits: `{grant_id, amount_credits, balance_credits, expires_at}`.
+
+        A repeat answers what the first answered.
+        """
+        request = GrantRequest(body.grant_id, body.amount_credits, body.reason, body.expires_at, body.kind)
+        given = await accounts.grant(user_id, request)
+        fields = ("grant_id", "amount_credits", "balance_credits", "expires_at")
+        return Json({field: getattr(given, field) for field in fields})
+
+    @router.get("/{user_id}/transactions")
+    async def transactions(
+        user_id: UserPath,
+        cursor: Annotated[int, Query(ge=1, le=NEWEST)] = NEWEST,
+        limit: Limit = 50,
+        since: Annotated[AwareDatetime | None, Query(alias="from")] = None,
+        until: Annotated[AwareDatetime | None, Query(alias="to")] = None,
+    ) -> Response:
+        """Return the statement, newest first; the sum of all amounts is the balance.
+
+        `[{id, kind: grant | purchase | allowance | expiry | charge | refund, amount_credits, balance_credits, job_id,
+        grant_id, reason, created_at}]`.
+        """
+        data, following = await statements.statement(user_id, before=cursor, since=since, until=until, limit=limit)
+        return Json({"data": data, "next_cursor": str(following) if following else None})
+
+    return router
+
+
+def _report_routes(accounts: Accounts, reports: Reports) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/plans")
+    async def plans() -> Response:
+        """List the plans: `[{plan, quota_bytes, allowance_credits}]`."""
+        data = [{"plan": name, **plan.model_dump()} for name, plan in accounts.plans.items()]
+        return Json({"data": data, "next_cursor": None})
+
+    @router.get("/accounts/{user_id}/usage")
+    async def usage(user_id: UserPath, first: First = None, last: Last = None, group_by: GroupBy = "day") -> Response:
+        """Return a user's usage between two days (UTC), both included; the last thirty where none are named.
+
+        `{from, to, group_by, data: [{day?, month?, model?, user_id?, jobs, completed, failed, canceled, images,
+        images_uploaded, credits_used, credits_refunded, credits_captured, retries, retries_per_job, success_rate,
+        failures: {code: images}, processing_time_ms: {count, sum, average, p50, p95, p99}, stored_bytes,
+        released_bytes, storage_bytes}], totals: {…}}`. `group_by` is any of `day`, `month`, `model`, `user` with
+        commas between them. A job counts on the day of its settlement. What was used and not refunded is captured.
+        Bytes that came and went are left out by model; `storage_bytes`, how much was stored at the day's end, is there
+        by day only.
+        """
+        return Json(await reports.usage(reports.scope(user_id, first, last, group_by)))
+
+    @router.get("/usage")
+    async def usage_of_all(first: First = None, last: Last = None, group_by: GroupBy = "day") -> Response:
+        """Return the usage of all users, in the same shape; revenue by model and month is `group_by=model,month`."""
+        return Json(await reports.usage(reports.scope(None, first, last, group_by)))
+
+    return router
+
+
+def _audit_routes(audit: Audit) -> APIRouter:
+    router = APIRouter(prefix="/audit")
+
+    @router.get("")
+    async def audit_books(*, quiet: bool = False, stream: bool = False) -> Response:
+        """Check the books: `{clean, checks: [{name, ok, found: [id, …], more, quiet}], totals: {…}}`.
+
+        With `quiet=true`, what has to hold only when nothing is under way counts too. With `stream=true` each check
+        comes as a line of JSON as soon as it is done, and the whole in the last line.
+        """
+        if not stream:
+            return Json((await audit.run(quiet=quiet)).shown())
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for step in audit.steps(quiet=quiet):
+                yield orjson.dumps(step.shown()) + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    return router
+
+
+def _shown(charged: Charged) -> dict[str, Any]:
+    return {
+        "job_id": charged.job_id,
+        "amount_credits": charged.amount_credits,
+        "balance_credits": charged.balance_credits,
+        "plan": charged.plan,
+        "status": charged.status,
+    }
+
+
+def _first_fault(errors: Any) -> str:
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
+_CODES: Final = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed"}
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Answer every error with a problem body."""
+
+    @app.exception_handler(PixorlyError)
+    async def ours(_: Request, error: PixorlyError) -> Response:
+        headers = {"Retry-After": "1"} if isinstance(error, OutageError) else None
+        return problem(error.code, error.message, error.facts, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return problem("invalid_request", _first_fault(error.errors()), {})
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        return problem(_CODES.get(error.status_code, "invalid_request"), str(error.detail), {}, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, __: Exception) -> Response:
+        # It is logged by the server, where it goes on to.
+        return problem("internal_error", "", {})

@@ -1,0 +1,349 @@
+"""The rules of a picture, pure: bytes in, facts and small versions out.
+
+An image is looked at before it is decoded, decoded once, and turned into WebP thumbnails in sRGB. What Pillow may raise
+on hostile bytes is turned into `InvalidImage` here. Nothing in this module waits; `workshop` keeps it off the event
+loop and within bounds.
+"""
+
+import base64
+import hashlib
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Any, Final, Self
+
+import thumbhash
+from PIL import AvifImagePlugin, GifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from pixorly.errors import InvalidImage
+from pixorly_uploader import provenance
+from pixorly_uploader.formats import CONTENT_TYPES, png, read_container
+from pixorly_uploader.formats.parts import Container
+
+BROKEN: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    ImageCms.PyCMSError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders and parsers raise on bytes that lie."""
+
+PLUGINS: Final = (AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
+"""Imported here, so that Pillow does not load every format that it knows when it meets a broken file."""
+
+_ORIENTATION: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+_BAND_PIXELS: Final = 1 << 21
+_THUMBHASH_PX: Final = 64
+"""Thumbhash keeps fewer than eight waves a side; its limit is 100."""
+_WEBP_METHOD: Final = 0
+"""The fastest: methods 1 to 4 take up to five times as long for the same size (`bench/thumbnails.py`)."""
+_FILTER: Final = Image.Resampling.HAMMING
+"""Half the time of LANCZOS, and nobody can tell them apart at this size (`bench/thumbnails.py`)."""
+_COLOUR_MODES: Final[dict[str, tuple[str, ...]]] = {"RGB": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an image may cost us.
+
+    Attributes:
+        max_bytes: How large the file may be.
+        max_pixels: How many pixels it may have.
+        max_memory_bytes: How much memory its decode may take.
+    """
+
+    max_bytes: int = 64 << 20
+    max_pixels: int = 64 << 20
+    max_memory_bytes: int = 320 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to make of an image.
+
+    Attributes:
+        thumbnail_px: The long sides of the thumbnails.
+        thumbnail_quality: WebP's, 1 to 100.
+        model: The name of the model that made the image, for the mark.
+        label_original: Whether the original is marked too.
+    """
+
+    thumbnail_px: Sequence[int] = (256, 768)
+    thumbnail_quality: int = 80
+    model: str | None = None
+    label_original: bool = False
+
+    def of(self, model: str | None) -> Self:
+        """Return the same recipe for an image that `model` made."""
+        return replace(self, model=model)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an image is.
+
+    Attributes:
+        content_type: From its bytes.
+        extension: From its bytes, without a dot.
+        width: In pixels, as shown: a turn that EXIF asks for is applied.
+        height: In pixels, as shown.
+        animated: Whether it has more than one frame.
+        sha256: Of the bytes to store, in hexadecimal.
+    """
+
+    content_type: str
+    extension: str
+    width: int
+    height: int
+    animated: bool
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image that was found good, ready to be stored.
+
+    Attributes:
+        facts: What it is.
+        original: The bytes to store: those that came, or the same with a mark.
+        thumbnails: The small WebP versions, by their long side.
+        thumbhash: In base64.
+    """
+
+    facts: Facts
+    original: bytes
+    thumbnails: dict[int, bytes]
+    thumbhash: str
+
+    @property
+    def thumbnail_bytes(self) -> int:
+        """How large all thumbnails are together."""
+        return sum(len(data) for data in self.thumbnails.values())
+
+
+def set_up(limits: Limits) -> None:
+    """Set Pillow's own limits, once in a process: they are a second net under ours."""
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    # Broken EXIF and the like: it is no reason to refuse an image, and nobody reads it on standard error.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    # Decoding is spread over threads by us; a decoder with threads of its own would take more than its share.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+def inspect(data: bytes, limits: Limits) -> Container:
+    """Return what the file says of itself, if it is one that may be decoded.
+
+    Raises:
+        InvalidImage: It is no image of ours, not whole, or too large.
+    """
+    if len(data) > limits.max_bytes:
+        raise InvalidImage(f"The image has {len(data)} bytes; {limits.max_bytes} are allowed.")
+    container = read_container(data)
+    _within(container.width, container.height, limits)
+    if container.memory_bytes > limits.max_memory_bytes:
+        size = f"{container.width} x {container.height}"
+        raise InvalidImage(f"The image is too large to be decoded: {size} pixels as {container.format}.")
+    return container
+
+
+def _within(width: int, height: int, limits: Limits) -> None:
+    if not width or not height:
+        raise InvalidImage("The image has no width or no height.")
+    if width * height > limits.max_pixels:
+        raise InvalidImage(f"The image has {width} x {height} pixels; {limits.max_pixels} are allowed in all.")
+
+
+def develop(data: bytes, container: Container, limits: Limits, recipe: Recipe) -> Picture:
+    """Decode an image that was inspected, and make what is stored of it.
+
+    Raises:
+        InvalidImage: It can't be decoded whole.
+    """
+    sizes = sorted(recipe.thumbnail_px, reverse=True)
+    decoded = _decode(data, container, limits, max([*sizes, _THUMBHASH_PX]))
+    turn = _turn_of(decoded.small)
+    shown = _upright(_in_srgb(decoded.small), turn)
+    original = provenance.mark(data, container, recipe.model) if recipe.label_original else data
+    content_type, extension = CONTENT_TYPES[container.format]
+    width, height = (decoded.height, decoded.width) if turn in _SIDEWAYS else (decoded.width, decoded.height)
+    facts = Facts(content_type, extension, width, height, container.animated, hashlib.sha256(original).hexdigest())
+    thumbnails, smallest = _thumbnails(shown, sizes, recipe)
+    return Picture(facts, original, thumbnails, _thumbhash(smallest))
+
+
+def examine(data: bytes, limits: Limits, recipe: Recipe) -> Picture:
+    """Inspect an image and develop it.
+
+    Raises:
+        InvalidImage: It is not one that we store.
+    """
+    return develop(data, inspect(data, limits), limits, recipe)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    small: Image.Image
+    width: int
+    height: int
+
+
+def _decode(data: bytes, container: Container, limits: Limits, long_px: int) -> _Decoded:
+    """Decode every pixel once, and keep no more of them than thumbnails of `long_px` need."""
+    try:
+        with Image.open(BytesIO(data), formats=[container.format]) as image:
+            width, height = image.size
+            _within(width, height, limits)
+            # A JPEG scales while it decodes, by up to eight, and reads all of its data all the same.
+            image.draft(None, (2 * long_px, 2 * long_px))
+            image.load()
+            if container.format == "PNG" and _may_lack_rows(image) and not png.has_every_row(data):
+                raise InvalidImage("The image is cut off: it has fewer rows than its header says.")
+            small = _shrunk(image, long_px)
+            small.info = {key: image.info[key] for key in ("exif", "icc_profile") if key in image.info}
+    except BROKEN as error:
+        raise InvalidImage(f"The image can't be decoded: {type(error).__name__}.") from error
+    return _Decoded(small, width, height)
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Tell whether rows may be missing: those stay zero, and the last of them is missing first, unless interlaced."""
+    width, height = image.size
+    last = image.crop((0, height - 1, width, height)).tobytes()
+    return bool(image.info.get("interlace")) or not last.strip(b"\0")
+
+
+def _shrunk(image: Image.Image, long_px: int) -> Image.Image:
+    """Return the picture with `long_px` on its long side, or as large as it is, in a mode that can be worked with."""
+    factor = max(image.size) // (2 * long_px)
+    plain = _reduced(image, factor) if factor > 1 else _plain(image)
+    box = (0, 0, image.width / max(factor, 1), image.height / max(factor, 1))
+    return plain.resize(_fitted(image.size, long_px), _FILTER, box=box)
+
+
+def _fitted(size: tuple[int, int], long_px: int) -> tuple[int, int]:
+    scale = min(1.0, long_px / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """Return the picture averaged over squares of `factor` pixels.
+
+    Band by band, for a change of mode would otherwise hold a large picture in memory twice.
+    """
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // (width * factor)) * factor
+    whole: Image.Image | None = None
+    for top in range(0, height, rows):
+        band = _plain(image.crop((0, top, width, min(top + rows, height)))).reduce(factor)
+        if whole is None:
+            whole = Image.new(band.mode, (band.width, -(-height // factor)))
+        whole.paste(band, (0, top // factor))
+    return whole or image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return the picture in L, RGB, RGBA or CMYK."""
+    if image.mode.startswith("I"):
+        return image.point(lambda value: value * (1 / 257), "L")
+    if image.mode in {"RGBA", "CMYK"}:
+        return image
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode in {"L", "RGB"}:
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Return the picture in sRGB; a profile that is broken or for other colours is ignored, as browsers do."""
+    try:
+        converted = _converted(image)
+    except BROKEN:
+        converted = None
+    if converted is None:
+        converted = image if image.mode in {"RGB", "RGBA"} else image.convert("RGB")
+    converted.info = {}
+    return converted
+
+
+def _converted(image: Image.Image) -> Image.Image | None:
+    data = image.info.get("icc_profile")
+    if not data:
+        return None
+    profile = ImageCms.ImageCmsProfile(BytesIO(data))
+    space = profile.profile.xcolor_space.strip()
+    if space == "RGB" and ImageCms.getProfileDescription(profile).lower().startswith("srgb"):
+        return None
+    if space == "RGB" and image.mode == "L":
+        image = image.convert("RGB")
+    if image.mode not in _COLOUR_MODES.get(space, ()):
+        return None
+    target = "RGBA" if image.mode == "RGBA" else "RGB"
+    return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=target)
+
+
+def _turn_of(image: Image.Image) -> int:
+    """Return EXIF's orientation; 1 where there is none, or none that can be read."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        turn: Any = exif.get(_ORIENTATION, 1)
+    except BROKEN:
+        return 1
+    return turn if turn in _TURNS else 1
+
+
+def _upright(image: Image.Image, turn: int) -> Image.Image:
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def _thumbnails(image: Image.Image, sizes: Sequence[int], recipe: Recipe) -> tuple[dict[int, bytes], Image.Image]:
+    """Return the thumbnails, each made from the next larger one, and the picture of the smallest."""
+    mark, thumbnails = provenance.packet(recipe.model), {}
+    encoded: tuple[tuple[int, int], bytes] | None = None
+    for long_px in sizes:
+        size = _fitted(image.size, long_px)
+        if size != image.size:
+            image = image.resize(size, _FILTER)
+        if encoded is None or encoded[0] != size:
+            encoded = size, _as_webp(image, recipe.thumbnail_quality, mark)
+        thumbnails[long_px] = encoded[1]
+    return thumbnails, image
+
+
+def _as_webp(image: Image.Image, quality: int, mark: bytes) -> bytes:
+    file = BytesIO()
+    image.save(file, "WEBP", quality=quality, method=_WEBP_METHOD, xmp=mark)
+    return file.getvalue()
+
+
+def _thumbhash(image: Image.Image) -> str:
+    size = _fitted(image.size, _THUMBHASH_PX)
+    small = image.resize(size, _FILTER).convert("RGBA")
+    return base64.b64encode(thumbhash.rgba_to_thumb_hash(*size, small.tobytes())).decode()

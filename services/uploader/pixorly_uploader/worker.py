@@ -1,0 +1,80 @@
+"""The uploader's process: builds everything."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+
+from pixorly import health, service
+from pixorly.blobs import S3Blobs
+from pixorly.broker import Publisher
+from pixorly.delivery import Consumer, Subscription
+from pixorly.health import Check
+from pixorly.topology import queue_named
+from pixorly_uploader import handlers
+from pixorly_uploader.handlers import Uploader
+from pixorly_uploader.ledger import HttpLedger
+from pixorly_uploader.settings import UploaderSettings
+from pixorly_uploader.workshop import Budget, Workshop
+
+
+def subscriptions(uploader: Uploader) -> list[Subscription]:
+    """Return what this process listens to."""
+    return [
+        Subscription(
+            queue=queue_named("uploader.store_image"),
+            handler=partial(handlers.store_image, uploader),
+            on_failure=handlers.fail_image,
+            stage="upload",
+        ),
+        Subscription(queue=queue_named("uploader.delete_image"), handler=partial(handlers.delete_image, uploader)),
+    ]
+
+
+def build(settings: UploaderSettings) -> FastAPI:
+    """Return the process as an app whose lifespan runs it."""
+    publisher = Publisher(settings, "uploader")
+    blobs = S3Blobs(settings)
+    ledger = HttpLedger(settings)
+    workshop = Workshop(settings.limits, settings.image_threads)
+    uploader = Uploader(
+        blobs=blobs,
+        ledger=ledger,
+        workshop=workshop,
+        staged=Budget(settings.staged_memory_bytes),
+        max_bytes=settings.image_max_bytes,
+        recipe=settings.recipe,
+    )
+    consumer = Consumer(settings, "uploader", publisher, subscriptions(uploader))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(ledger.close)
+            stack.callback(workshop.close)
+            await publisher.start()
+            stack.push_async_callback(publisher.close)
+            await consumer.start()
+            stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
+            yield
+
+    async def rabbitmq() -> None:
+        await consumer.probe()
+        await publisher.probe()
+
+    app = FastAPI(title="Pixorly uploader", lifespan=lifespan, openapi_url=None)
+    app.include_router(
+        health.routes([Check("rabbitmq", rabbitmq), Check("s3", blobs.probe), Check("ledger", ledger.probe)])
+    )
+    return app
+
+
+def main() -> None:
+    """Run the uploader."""
+    settings = UploaderSettings.load()
+    service.run(build(settings), "uploader", settings)
+
+
+if __name__ == "__main__":
+    main()
