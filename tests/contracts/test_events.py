@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from pixorly.events import EVENTS, Event
 from pydantic import BaseModel
 from samples import GOLDEN, SAMPLES, golden
+
+from pixorly.events import EVENTS, Event
 
 KINDS = sorted(EVENTS)
 

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
+from samples import JOB, NOON, SAMPLES
+
 from pixorly.broker import Publisher
 from pixorly.events import EVENTS
 from pixorly.settings import AmqpSettings
 from pixorly.topology import EVENTS_EXCHANGE
-from samples import JOB, NOON, SAMPLES
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"

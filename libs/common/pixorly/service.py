@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -36,7 +37,10 @@ class _Server(uvicorn.Server):
         timer = threading.Timer(self._deadline_s, os._exit, (_EXIT_HARD,))
         timer.daemon = True
         timer.start()
-        super().handle_exit(sig, frame)
+        # Uvicorn's own handler would raise the signal again at the end: the process would die of it, and not exit 0.
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
 
 
 def run(app: FastAPI, service: str, settings: ProcessSettings) -> None:
@@ -74,9 +78,16 @@ async def background(*loops: Coroutine[Any, Any, None]) -> "AsyncIterator[None]"
 
 
 async def _watched(loop: Coroutine[Any, Any, None]) -> None:
+    reason: BaseException | None = None
     try:
         await loop
-    except Exception:  # noqa: BLE001 - whatever it is, the loop is dead
-        structlog.get_logger().exception("a loop died, so the process stops", loop=getattr(loop, "__qualname__", "?"))
-        # Whatever runs the process starts it again; half a service would look healthy.
-        os._exit(1)
+    except asyncio.CancelledError as error:
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        reason = error
+    except Exception as error:  # noqa: BLE001 - whatever it is, the loop is dead
+        reason = error
+    name = getattr(loop, "__qualname__", "?")
+    structlog.get_logger().error("a loop ended, so the process stops", loop=name, exc_info=reason)
+    # Whatever runs the process starts it again; half a service would look healthy.
+    os._exit(1)

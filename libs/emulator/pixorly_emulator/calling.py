@@ -97,7 +97,7 @@ class Calling:
     def _open(self, request: Request, route: str, key: str, body: Mapping[str, Any]) -> Call:
         session_id = body.get("session_id") or request.headers.get("x-session-id")
         if route == "openai":
-            session_id = request.headers.get("x-client-request-id")
+            session_id = request.headers.get("x-client-request-id", "").partition("/")[0]
         user = body.get("user") or body.get("safety_identifier")
         return self._bill.open(
             session_id=str(session_id) if session_id else None,
@@ -229,6 +229,8 @@ def _error_in_200(asked: Asked, call: Call, fault: Fault) -> Response | None:
             body = openrouter_body(shape)
             body["error"]["code"] = str(shape.status)
             return _json(body, shape.status)
+        case "200choice" | "200finish" | "filtered" if asked.route != "chat":
+            return _json(openrouter_body(ERRORS["400policy"]) if fault.name == "filtered" else body)
         case "200choice" | "200finish" | "filtered":
             reason = "content_filter" if fault.name == "filtered" else "error"
             empty = answers.Answer(asked, [], text="")

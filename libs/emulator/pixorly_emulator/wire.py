@@ -35,8 +35,8 @@ class Cut(Response):
         super().__init__()
         self.begin = begin
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Cut the connection that `scope` came by."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Cut the connection."""
         transport = _TRANSPORT.get()
         if self.begin is not None:
             headers = [(b"content-type", b"application/json"), (b"content-length", b"100000000")]

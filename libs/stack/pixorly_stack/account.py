@@ -10,15 +10,22 @@ from rich.markup import escape
 from pixorly_client import Model, Usage
 from pixorly_client.models import UsageLine
 from pixorly_stack.commands import Dir
-from pixorly_stack.connection import talking
+from pixorly_stack.connection import Json, talking
 from pixorly_stack.console import out
-from pixorly_stack.jobs import Json
-from pixorly_stack.showing import bar, credits_in_words, seconds_in_words, show_json, show_table, size_in_words, table
+from pixorly_stack.showing import (
+    bar,
+    credits_in_words,
+    one_line,
+    seconds_in_words,
+    show_json,
+    show_table,
+    size_in_words,
+    table,
+)
 
-WIDTH_OF_A_BAR = 28
+WIDTH_OF_A_BAR = 24
 ALMOST_FULL = 0.9
 
-Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
 Measure = Literal["credits", "jobs", "images", "storage"]
 _MEASURES: dict[Measure, Callable[[UsageLine], int]] = {
     "credits": lambda line: line.credits_used,
@@ -124,11 +131,10 @@ def models(context: typer.Context, *, as_json: Json = False, dir_: Dir = None) -
     if as_json:
         show_json([model.model_dump(mode="json") for model in found])
         return
-    made = table("MODEL", "CREDITS", "SIZES", "FORMATS", "TYPICAL", right=("CREDITS", "TYPICAL"))
+    made = table("MODEL", "CREDITS", "TYPICAL", "SIZES", right=("CREDITS", "TYPICAL"), cut="SIZES")
     for model in found:
         typical = f"{model.typical_s:g} s" if model.typical_s is not None else "-"
-        formats = " ".join(model.output_formats)
-        made.add_row(escape(model.id), _price(model), _sizes(model), formats, typical)
+        made.add_row(escape(model.id), _price(model), typical, one_line(_sizes(model)))
     show_table(made)
     out.print("[dim]Credits are for one image.[/]")
 
@@ -139,7 +145,4 @@ def _price(model: Model) -> str:
 
 
 def _sizes(model: Model) -> str:
-    if model.aspect_ratios:
-        ratios = list(model.aspect_ratios)
-        return " ".join(ratios[:5]) + (" …" if len(ratios) > 5 else "")  # noqa: PLR2004 - as many as fit
-    return f"{model.min_px} to {model.max_px} px a side"
+    return " ".join(model.aspect_ratios) or f"{model.min_px} to {model.max_px} px a side"

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from pixorly_stack import commands
+from pixorly_stack import account, commands, demo, generate, images, jobs
 from pixorly_stack.console import show_problem
 from pixorly_stack.errors import StackError
 
@@ -31,3 +31,7 @@ app = App(
 )
 for command in (commands.up, commands.down, commands.ps, commands.logs, commands.doctor):
     app.command()(command)
+for of_the_api in (generate.generate, demo.demo, account.account, account.usage, account.models):
+    app.command()(of_the_api)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(images.app, name="images")

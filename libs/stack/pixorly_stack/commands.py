@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pixorly_stack.console import out, show_findings, show_log, show_problem, show_ready, table_of
+from pixorly_stack.console import out, show_findings, show_log, show_problem, show_raw, show_ready, table_of
 from pixorly_stack.errors import StackError, StartError
 from pixorly_stack.files import read_json
 from pixorly_stack.folder import Folder
@@ -192,6 +192,7 @@ def logs(
     dir_: Dir = None,
     *,
     keep_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what is added.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Lines as they were written.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many lines of each.")] = 50,
 ) -> None:
     """Show the logs."""
@@ -200,14 +201,15 @@ def logs(
     if service is not None and service not in there:
         known = ", ".join(there) or "none"
         raise StackError(f"there is no log of {service} in {folder.logs}; those there are: {known}")
+    show = show_raw if raw else show_log
     chosen = [there[service]] if service else list(there.values())
     followers = [Follower(log) for log in chosen]
     for log in chosen:
         for line in last_lines(log, lines):
-            show_log(log.stem, line)
+            show(log.stem, line)
     if keep_on:
         try:
-            asyncio.run(follow(followers, show_log))
+            asyncio.run(follow(followers, show))
         except KeyboardInterrupt:
             return
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -24,6 +24,8 @@ FAILED = 1
 REFUSED = 2
 INTERRUPTED = 130
 _FIRST_SERVER_STATUS = 500
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 Connect = Callable[[Path | None], Pixorly]
 """Takes the stack's folder, where one was named, and returns a client."""

@@ -1,5 +1,6 @@
 """What the `pixorly` command shows."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,33 @@ def show_ready(rows: Sequence[Row], dev: Mapping[str, Any]) -> None:
 
 
 def show_log(name: str, line: str) -> None:
-    """Show a line of a process's log."""
+    """Show a line of a process's log, one that is JSON in words."""
     colour = COLOURS[sum(map(ord, name)) % len(COLOURS)]
-    out.print(f"[{colour}]{name:<{NAME_WIDTH}} |[/] {escape(line)}")
+    for part in (in_words(line) or line).splitlines() or [""]:
+        out.print(f"[{colour}]{name:<{NAME_WIDTH}} |[/] {escape(part)}")
+
+
+def show_raw(name: str, line: str) -> None:
+    """Show a line of a process's log as it is."""
+    out.out(f"{name:<{NAME_WIDTH}} | {line}")
+
+
+def in_words(line: str) -> str | None:
+    """Return what a line of JSON says: when, how bad, what, and the rest; None where it is not such a line."""
+    try:
+        entry = json.loads(line)
+        moment, level, message = (str(entry.pop(name)) for name in ("time", "level", "message"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    trace = str(entry.pop("exception", "")).strip()
+    entry.pop("service", None)
+    words = [
+        moment[11:23],
+        f"{level.upper():<7}",
+        message.strip(),
+        *(f"{name}={value}" for name, value in entry.items()),
+    ]
+    return "\n".join(filter(None, (" ".join(words), trace)))
 
 
 def show_problem(message: str) -> None:

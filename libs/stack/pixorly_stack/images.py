@@ -10,11 +10,10 @@ from rich.table import Table
 from pixorly_client import Image
 from pixorly_client.calls import Paging
 from pixorly_stack.commands import Dir
-from pixorly_stack.connection import talking
+from pixorly_stack.connection import Json, talking
 from pixorly_stack.console import out
-from pixorly_stack.jobs import Json
 from pixorly_stack.saving import name_of, save
-from pixorly_stack.showing import moment_in_words, show_json, show_table, size_in_words, table
+from pixorly_stack.showing import moment_in_words, one_line, show_json, show_table, size_in_words, table
 
 app = typer.Typer(help="List, get and delete images.", no_args_is_help=True)
 
@@ -45,15 +44,15 @@ def list_(
 
 
 def _table_of(images: list[Image]) -> Table:
-    made = table("ID", "CREATED", "SIZE", "BYTES", "TYPE", "JOB", right=("SIZE", "BYTES"))
+    made = table("ID", "CREATED", "SIZE", "BYTES", "AS", "JOB", right=("CREATED", "SIZE", "BYTES"), cut="JOB")
     for image in images:
         made.add_row(
             escape(image.id),
             moment_in_words(image.created_at),
-            f"{image.width} x {image.height}",
+            f"{image.width}x{image.height}",
             size_in_words(image.bytes),
-            escape(image.content_type or "-"),
-            escape(image.generation_id or "-"),
+            image.extension,
+            one_line(image.generation_id or "-"),
         )
     return made
 
@@ -81,7 +80,7 @@ def get(
     if as_json:
         show_json(image.model_dump(mode="json") | ({"file": str(path)} if path else {}))
         return
-    out.print(f"[bold]{escape(image.id)}[/]  {image.width} x {image.height}  {size_in_words(image.bytes)}")
+    out.print(f"[bold]{escape(image.id)}[/]  {image.width}x{image.height}  {size_in_words(image.bytes)}")
     if path:
         out.print(f"saved as [bold]{escape(str(path))}[/]")
     for name, url in {"original": image.url, **image.thumbnails}.items():

@@ -9,7 +9,7 @@ from rich.table import Table
 from pixorly_client import Generation, NotSettledYet, Pixorly, PixorlyAPIError, Receipt, Timeline
 from pixorly_client.calls import Filters
 from pixorly_stack.commands import Dir
-from pixorly_stack.connection import FAILED, INTERRUPTED, talking
+from pixorly_stack.connection import FAILED, INTERRUPTED, Json, talking
 from pixorly_stack.console import out
 from pixorly_stack.generate import show_interruption, show_result
 from pixorly_stack.progress import progress_on
@@ -17,7 +17,7 @@ from pixorly_stack.saving import show_image
 from pixorly_stack.showing import (
     credits_in_words,
     moment_in_words,
-    seconds_in_words,
+    one_line,
     show_json,
     show_table,
     status_in_colour,
@@ -26,9 +26,7 @@ from pixorly_stack.showing import (
 
 app = typer.Typer(help="List, show, cancel and watch jobs.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
-PROMPT_SHOWN = 60
 
 
 @app.command("list")
@@ -63,18 +61,17 @@ def list_(
 
 
 def _table_of(jobs: list[Generation]) -> Table:
-    made = table("ID", "CREATED", "STATUS", "IMAGES", "CREDITS", "TIME", "PROMPT", right=("IMAGES", "CREDITS", "TIME"))
+    made = table(
+        "ID", "CREATED", "STATUS", "IMAGES", "CREDITS", "PROMPT", right=("CREATED", "IMAGES", "CREDITS"), cut="PROMPT"
+    )
     for job in jobs:
-        paid = f"{job.credits_used - job.credits_refunded:,}"
-        prompt = job.prompt.replace("\n", " ")
         made.add_row(
             escape(job.id),
             moment_in_words(job.created_at),
             status_in_colour(job.status),
             f"{len(job.images)}/{job.n}",
-            paid,
-            seconds_in_words(job.processing_time_ms),
-            escape(prompt if len(prompt) <= PROMPT_SHOWN else prompt[: PROMPT_SHOWN - 1] + "…"),
+            f"{job.credits_used - job.credits_refunded:,}",
+            one_line(job.prompt),
         )
     return made
 
@@ -106,7 +103,7 @@ def _receipt(client: Pixorly, job_id: str) -> Receipt | None:
 
 
 def _show_job(job: Generation) -> None:
-    size = f"{job.params.get('width')} x {job.params.get('height')}"
+    size = f"{job.params.get('width')}x{job.params.get('height')}"
     out.print(f"[bold]{escape(job.id)}[/]  {status_in_colour(job.status)}  {escape(job.model)}  {size}")
     out.print(f'"{escape(job.prompt)}"\n')
     for image in job.images:

@@ -44,5 +44,5 @@ def save(folder: Path, name: str, body: bytes) -> Path:
 def show_image(image: Image, path: Path | None) -> None:
     """Show where an image lies and its link, which is written whole so that it can be copied."""
     where = f"[bold]{escape(str(path))}[/]" if path else f"image {image.index}"
-    out.print(f"  {where}  {image.width} x {image.height}  {size_in_words(image.bytes)}")
+    out.print(f"  {where}  {image.width}x{image.height}  {size_in_words(image.bytes)}")
     out.print(f"    [dim]{escape(image.url)}[/]")

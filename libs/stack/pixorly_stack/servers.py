@@ -20,7 +20,7 @@ from pixorly_stack.s3 import ObjectStore
 from pixorly_stack.settings import StackSettings
 from pixorly_stack.units import Unit
 
-START_WITHIN_S = 120.0
+START_WITHIN_S = 180.0
 ACCESS_KEY_ID = "pixorly"
 
 

@@ -2,13 +2,15 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pixorly_stack.console import out
 
@@ -47,9 +49,12 @@ def seconds_in_words(milliseconds: float | None) -> str:
     return "-" if milliseconds is None else f"{milliseconds / 1000:.1f} s"
 
 
-def moment_in_words(moment: datetime | None) -> str:
-    """Return a time as the clock on the wall here has it."""
-    return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def moment_in_words(moment: datetime | None, now: datetime | None = None) -> str:
+    """Return a time as the clock on the wall here has it: the time of today, the date of another day."""
+    if moment is None:
+        return "-"
+    here, today = moment.astimezone(), (now or datetime.now().astimezone()).astimezone()
+    return here.strftime("%H:%M:%S" if here.date() == today.date() else "%Y-%m-%d")
 
 
 def status_in_colour(status: str) -> str:
@@ -70,20 +75,36 @@ def bar(value: float, largest: float, width: int = 30) -> str:
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
 
 
-def table(*headings: str, right: Sequence[str] = (), cut: Sequence[str] = ()) -> Table:
-    """Return an empty table; columns named in `right` hold numbers, those in `cut` may lose their end."""
+def table(*headings: str, right: Sequence[str] = (), cut: str = "") -> Table:
+    """Return an empty table; columns named in `right` hold numbers, the one named in `cut` gives way to the others."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
-        overflow: Any = "ellipsis" if heading in cut else "fold"
-        made.add_column(
-            heading, justify="right" if heading in right else "left", no_wrap=True, overflow=overflow, min_width=None
-        )
+        justify: Literal["left", "right"] = "right" if heading in right else "left"
+        made.add_column(heading, justify=justify, no_wrap=heading != cut, overflow="fold")
     return made
+
+
+def lines(rows: Iterable[Sequence[str]], right: int | None = None) -> Table:
+    """Return rows without headings, a little to the right; the column numbered `right` holds numbers."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for place, row in enumerate(rows):
+        if place == 0:
+            for column in range(len(row)):
+                grid.add_column(justify="right" if column == right else "left", no_wrap=True, overflow="fold")
+        first, *others = row
+        grid.add_row(f"  {first}", *others)
+    return grid
+
+
+def one_line(text: str) -> Text:
+    """Return a text that may lose its end where a table is too wide."""
+    return Text(" ".join(text.split()), overflow="ellipsis", no_wrap=True)
 
 
 def show_table(made: Table) -> None:
     """Show a table, whole where it does not go to a terminal."""
-    out.print(made, width=None if out.is_terminal else WIDTH_OF_FILES)
+    wide = out if out.is_terminal else Console(width=WIDTH_OF_FILES, highlight=False)
+    wide.print(made)
 
 
 def show_json(value: BaseModel | dict[str, Any] | list[Any]) -> None:

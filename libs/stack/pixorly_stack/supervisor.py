@@ -18,7 +18,7 @@ from pixorly_stack.servers import Servers, all_or_first_error, revealed
 from pixorly_stack.services import SERVICES, Service, Tellings
 from pixorly_stack.settings import StackSettings, environment
 
-START_WITHIN_S = 90.0
+START_WITHIN_S = 180.0
 ORDER = ("rabbitmq", "postgres", "s3", "api", "api-worker", "generator", "uploader", "ledger", "emulator")
 """In which people see them."""
 EVERY_FAILURE = (StackError, OSError)

@@ -23,6 +23,7 @@ from pixorly_api.errors import BodyTooLarge, MalformedBody
 
 _tracer = trace.get_tracer("pixorly.api")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 REQUESTS = Histogram(
@@ -174,6 +175,6 @@ def parsed(body: bytes) -> Any:
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        if "surrogate" in str(error):
+        if "escape" in str(error) and _SURROGATE.search(body):
             raise InvalidRequest("A string holds half of a surrogate pair.") from error
         raise MalformedBody(f"The body is not valid JSON: {str(error)[:200]}.") from error

@@ -1,6 +1,7 @@
 """Blobs in memory do what the bucket does, so that a test that passes on them means something."""
 
 import pytest
+
 from pixorly.blobs import MemoryBlobs
 from pixorly.errors import StagedBytesMissing
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
 from pixorly.catalogue import FORMATS, Catalogue, Model, UnknownModel, load, read
 from pixorly.errors import InvalidRequest
-from pydantic import ValidationError
 
 FREE = Model(
     id="test/free",
@@ -49,9 +50,7 @@ def test_asked_for_nothing_a_model_makes_its_default() -> None:
 
 
 def test_what_is_asked_for_is_what_is_made() -> None:
-    params = FREE.params(
-        width=64, height=4096, quality="high", output_format="jpeg", background="opaque", seed=0
-    )
+    params = FREE.params(width=64, height=4096, quality="high", output_format="jpeg", background="opaque", seed=0)
 
     assert params.model_dump() == {
         "width": 64,

@@ -5,10 +5,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pixorly.events import EVENTS, Event, ImageFailed, ImageGenerated, JobCreated, JobRetrying, JobSettled, JobStarted
-from pixorly.ids import derived_id, new_id
 from pydantic import ValidationError
 from samples import IMAGES, JOB, NOON, SAMPLES, USER
+
+from pixorly.events import EVENTS, Event, ImageFailed, ImageGenerated, JobCreated, JobRetrying, JobSettled, JobStarted
+from pixorly.ids import derived_id, new_id
 
 KINDS = sorted(EVENTS)
 OTHER_JOB = UUID("019a1b2c-0000-7000-8000-000000000002")
@@ -93,7 +94,7 @@ def test_an_event_comes_back_as_it_went(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_event_never_changes(kind: str) -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        SAMPLES[kind].user_id = "eve"
+        SAMPLES[kind].user_id = "eve"  # type: ignore[misc]
 
 
 def test_the_parts_of_an_event_never_change_either() -> None:
@@ -101,7 +102,7 @@ def test_the_parts_of_an_event_never_change_either() -> None:
 
     assert isinstance(created, JobCreated)
     with pytest.raises(ValidationError, match="frozen"):
-        created.params.width = 1
+        created.params.width = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,9 +163,7 @@ def test_the_first_attempt_is_the_first() -> None:
 
 def test_an_event_happens_now_unless_it_is_told_otherwise() -> None:
     before = datetime.now(UTC)
-    event = ImageFailed.of(
-        JOB, USER, index=0, image_id=IMAGES[0], code="x", message="", fault="server", stage="upload"
-    )
+    event = ImageFailed.of(JOB, USER, index=0, image_id=IMAGES[0], code="x", message="", fault="server", stage="upload")
 
     assert before <= event.occurred_at <= datetime.now(UTC)
 

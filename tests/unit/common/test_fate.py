@@ -1,6 +1,7 @@
 """What becomes of a message is one pure function: here is its whole table."""
 
 import pytest
+
 from pixorly.delivery import Dead, Fail, Fate, Held, Hold, Retry, Wait, fate, step
 from pixorly.errors import (
     ContentRejected,

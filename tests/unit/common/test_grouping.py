@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import chain
 
 import pytest
 from clock import now_s, virtual_time
+
 from pixorly.errors import InsufficientCredits, OutageError
 from pixorly.grouping import Grouper
 
@@ -78,7 +80,7 @@ async def test_calls_that_come_while_a_group_is_under_way_share_the_next() -> No
 
     assert answers == [0, 10, 20, 30, 40, 50]
     assert till.groups[0][0] == 0
-    assert sorted(sum(till.groups, [])) == list(range(6))
+    assert sorted(chain(*till.groups)) == list(range(6))
     assert len(till.groups) <= 2
     assert till.most_busy == 1
 
@@ -107,7 +109,7 @@ async def test_a_group_takes_no_more_than_it_may_and_in_the_order_of_arrival() -
     answers = await asyncio.gather(*(grouper(item) for item in range(8)))
 
     assert answers == [item * 10 for item in range(8)]
-    assert sum(till.groups, []) == list(range(8))
+    assert list(chain(*till.groups)) == list(range(8))
     assert max(len(group) for group in till.groups) == 3
 
 
@@ -158,7 +160,7 @@ async def test_an_outage_answers_all_and_nothing_is_run_again() -> None:
     answers = await asyncio.gather(*(grouper(item) for item in range(8)), return_exceptions=True)
 
     assert [type(answer) for answer in answers] == [OutageError] * 8
-    assert sorted(sum(till.groups, [])) == list(range(8))
+    assert sorted(chain(*till.groups)) == list(range(8))
     assert await grouper(1) == 10
 
 

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from clock import now_s, virtual_time
 from fastapi import FastAPI
+
 from pixorly.errors import OutageError
 from pixorly.health import Check, Readiness, routes
 

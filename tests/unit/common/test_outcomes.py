@@ -4,11 +4,12 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
+import pytest
+
 import pixorly_api
 import pixorly_generator
 import pixorly_ledger
 import pixorly_uploader
-import pytest
 from pixorly.delivery import Held
 from pixorly.errors import ContentRejected, OutageError, PixorlyError, ServerError, TransientError, UserError
 from pixorly.outcomes import OUTCOMES, outcome_of
@@ -30,7 +31,7 @@ def _errors() -> list[type[PixorlyError]]:
     for package in (pixorly_api, pixorly_generator, pixorly_ledger, pixorly_uploader):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
-    found = {PixorlyError, *_subclasses(PixorlyError)}
+    found: set[type[PixorlyError]] = {PixorlyError, *_subclasses(PixorlyError)}
     return sorted((kind for kind in found if kind.__module__.startswith("pixorly")), key=lambda kind: kind.__qualname__)
 
 

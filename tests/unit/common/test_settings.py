@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import pytest
+from pydantic import SecretStr, ValidationError
+
 from pixorly.settings import AmqpSettings, LedgerClientSettings, ProcessSettings, Settings, StorageSettings
 from pixorly_generator.settings import GeneratorSettings
-from pydantic import SecretStr, ValidationError
 
 Environment = Callable[..., None]
 
@@ -37,7 +38,9 @@ def test_without_an_environment_a_process_has_what_a_developer_needs(environment
     assert settings.retry_delays_s == (2, 4, 8)
     assert settings.aws_s3_bucket == "pixorly-images"
     assert settings.s3_sse == "AES256"
-    assert settings.aws_access_key_id is settings.otlp_endpoint_url is settings.s3_endpoint_url is None
+    assert settings.aws_access_key_id is None
+    assert settings.otlp_endpoint_url is None
+    assert settings.s3_endpoint_url is None
 
 
 @pytest.mark.parametrize(
@@ -166,4 +169,4 @@ def test_settings_never_change() -> None:
     settings = ProcessSettings()
 
     with pytest.raises(ValidationError, match="frozen"):
-        settings.http_port = 1
+        settings.http_port = 1  # type: ignore[misc]

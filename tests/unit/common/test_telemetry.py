@@ -11,6 +11,7 @@ import pytest
 import structlog
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
 from pixorly import telemetry
 from pixorly.settings import ProcessSettings
 

@@ -11,6 +11,8 @@ from bus import MemoryBus, Sent
 from clock import now_s, virtual_time
 from faststream.exceptions import NackMessage
 from messages import incoming, incoming_event
+from samples import JOB, SAMPLES, USER
+
 from pixorly import telemetry
 from pixorly.delivery import MESSAGES, Delivery, Fail, Following, Held, Subscription, Worker
 from pixorly.errors import (
@@ -24,7 +26,6 @@ from pixorly.errors import (
 )
 from pixorly.events import Event, ImageFailed, ImageGenerated, ImageUploaded, JobRetrying, Stage
 from pixorly.topology import DEAD_EXCHANGE, EVENTS_EXCHANGE, RETRY_EXCHANGE, queue_named
-from samples import JOB, SAMPLES, USER
 
 QUEUE = queue_named("uploader.store_image")
 GENERATED = SAMPLES["image.generated"]
@@ -131,9 +132,7 @@ async def test_what_follows_is_published_in_the_trace_of_what_it_follows_from() 
 
 
 @pytest.mark.parametrize(("attempt", "delay_s"), [(1, 2), (2, 4), (3, 8)])
-async def test_a_transient_error_puts_the_same_message_on_the_next_step_and_says_so(
-    attempt: int, delay_s: int
-) -> None:
+async def test_a_transient_error_puts_the_same_message_on_the_next_step_and_says_so(attempt: int, delay_s: int) -> None:
     bus, upload = MemoryBus(), Upload(raises=[StorageUnavailable("the store said 503")])
 
     await worker(upload, bus).consume(await incoming_event(GENERATED, headers={**HEADERS, "pixorly-attempt": attempt}))

@@ -47,7 +47,7 @@ async def test_without_one_the_account_is_made_and_given_credits_and_a_key(known
         ("POST", "/admin/v1/users/demo/grants"),
         ("POST", "/admin/v1/users/demo/keys"),
     ]
-    assert calls[0][2] == {"plan": "enterprise"}
+    assert calls[0][2] == {"plan": "enterprise", "allowance": False}
     assert calls[1][2]["amount_credits"] == 100_000
     assert all(request.headers["Authorization"] == ADMIN for request in asked if request.content)
 

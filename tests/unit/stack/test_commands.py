@@ -91,3 +91,22 @@ def test_the_doctor_finds_something_to_say_about_each_part(tmp_path: Path) -> No
 
     names = [finding["name"] for finding in json.loads(done.output)]
     assert names == ["python", "platform", "hosts", "disk", "postgres", "rabbitmq", "s3", "stack"]
+
+
+def test_a_line_of_json_is_shown_in_words(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    line = {"time": "2026-11-22T16:45:18.367Z", "level": "info", "message": "a job ended", "service": "api", "n": 2}
+    (tmp_path / "logs" / "api.log").write_text(json.dumps(line) + "\n")
+
+    assert run("logs", "--dir", str(tmp_path)).output == "api        | 16:45:18.367 INFO    a job ended n=2\n"
+    assert run("logs", "--raw", "--dir", str(tmp_path)).output == f"api        | {json.dumps(line)}\n"
+
+
+def test_a_traceback_in_json_is_shown_line_by_line(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    line = {"time": "2026-11-22T16:45:18.367Z", "level": "error", "message": "it failed", "exception": "one\n  two"}
+    (tmp_path / "logs" / "api.log").write_text(json.dumps(line) + "\n")
+
+    shown = run("logs", "--dir", str(tmp_path)).output.splitlines()
+
+    assert shown == ["api        | 16:45:18.367 ERROR   it failed", "api        | one", "api        |   two"]

@@ -24,7 +24,7 @@ create table accounts (
     allowance_credits bigint      not null default 0,
     created_at        timestamptz not null default now(),
     constraint accounts_not_overdrawn check (balance_credits >= 0),
-    constraint accounts_lots_within_balance check (expiring_credits between 0 and balance_credits),
+    constraint accounts_lots_within_balance check (expiring_credits between 0 and greatest(balance_credits, 0)),
     constraint accounts_storage_not_negative check (used_bytes >= 0 and reserved_bytes >= 0)
 ) with (fillfactor = 50);
 
