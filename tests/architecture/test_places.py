@@ -23,14 +23,20 @@ HOLDS_SQL: Final = ("*/store.py", "pixorly/outbox.py", "pixorly/db.py")
 STATEMENTS: Final = {"execute", "executemany", "fetchrow", "fetchval", "copy_records_to_table"}
 """What only asyncpg's connections have among the things that we use."""
 
-READS_THE_ENVIRONMENT: Final = ("*/settings.py",)
+READS_THE_ENVIRONMENT: Final = (
+    "*/settings.py",
+    # These two run alone, while the set-up has no packages yet to read settings with.
+    "pixorly_stack/cache.py",
+    "pixorly_stack/rabbitmq_packages.py",
+)
 
 BORDERS: Final = {
     "asyncpg": ("pixorly/db.py", "*/store.py", "pixorly_stack/postgres.py", "pixorly_stack/prepare.py"),
     "aio_pika": ("pixorly/broker.py", "pixorly/delivery.py", "pixorly/topology.py", "pixorly_stack/prepare.py"),
     "aiormq": (),
     "faststream": ("pixorly/broker.py", "pixorly/delivery.py"),
-    "httpx": ("*/ledger.py", "pixorly_generator/providers/http.py", "pixorly_client/*", "pixorly_stack/*"),
+    "httpcore": ("pixorly_generator/providers/fetch.py",),
+    "httpx": ("*/ledger.py", "pixorly_generator/providers/*.py", "pixorly_client/*", "pixorly_stack/*"),
     "obstore": ("pixorly/blobs.py",),
     "aioboto3": ("pixorly/blobs.py",),
     "aiobotocore": ("pixorly/blobs.py",),
@@ -118,7 +124,7 @@ def test_a_store_names_its_columns_and_passes_its_values(source: Source) -> None
     statements = [text for text in source.texts() if SQL.search(text)]
 
     assert statements
-    assert [text for text in statements if re.search(r"\bselect\s+\*|\breturning\s+\*", text, re.IGNORECASE)] == []
+    assert [text for text in statements if re.search(r"\bselect\s+\*(?!\s+from\s+unnest)|\breturning\s+\*", text, re.IGNORECASE)] == []
 
 
 @pytest.mark.parametrize("source", [s for s in sources() if not _may(s, READS_THE_ENVIRONMENT)], ids=by_name)

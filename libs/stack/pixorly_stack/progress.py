@@ -136,17 +136,16 @@ class PlainProgress(Silence):
 
     def tell(self, job: Generation) -> None:
         """Write what is new."""
-        new = self.job is None
-        super().tell(job)
-        if new:
+        if self.job is None:
             self._say(_status(job))
+            self._said.add(status_in_colour(job.status))
+        super().tell(job)
         for index, state in enumerate(states(job)):
             if state != "waiting":
                 self._say(f"image {index} {state}{_why(job, index, before=': ')}")
         if job.retry_count:
             self._say(f"tried again {job.retry_count} times")
-        if not new:
-            self._say(status_in_colour(job.status))
+        self._say(status_in_colour(job.status))
 
     def _say(self, line: str) -> None:
         if line not in self._said:

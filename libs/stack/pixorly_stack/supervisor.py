@@ -147,7 +147,7 @@ class Supervisor:
         if keeper not in self._keepers:
             self._keepers.append(keeper)
         self._write()
-        if keeper.unit.shown and (words := keeper.in_words()):
+        if keeper.unit.shown and self._status != "stopping" and (words := keeper.in_words()):
             self._say(words)
 
     def _write(self, record: Record | None = None) -> None:

@@ -17,7 +17,7 @@ _MOST_SMALL_BYTES: Final = 1_000_000
 _MOST_ESCAPES: Final = 1000
 _BACKSLASH: Final = ord("\\")
 _MARK: Final = "\0cut:"
-_SLICE: Final = 1 << 20
+_SLICE: Final = 1 << 18
 _ALPHABET_STEP: Final = 4
 
 
