@@ -5,9 +5,10 @@ from collections import Counter
 from typing import NamedTuple
 
 import pytest
+from sources import SERVICES, Source, of_service
+
 from pixorly.events import EVENTS, Event, JobRetrying
 from pixorly.topology import DEAD_EXCHANGE, PUBLISHES, QUEUES, queues_of
-from sources import SERVICES, Source, of_service
 
 KINDS = sorted(EVENTS)
 

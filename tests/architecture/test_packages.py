@@ -29,7 +29,9 @@ def _normal(name: str) -> str:
 
 def _declared(folder: Path) -> set[str]:
     """Return the distributions that a package declares, and those that a library of ours brings with it."""
-    named = {_normal(re.split(r"[\[<>=!~; ]", text, maxsplit=1)[0]) for text in project(folder)["project"]["dependencies"]}
+    named = {
+        _normal(re.split(r"[\[<>=!~; ]", text, maxsplit=1)[0]) for text in project(folder)["project"]["dependencies"]
+    }
     ours = [other for other in DISTRIBUTIONS if _normal(project(other)["project"]["name"]) in named]
     return named.union(*(_declared(other) for other in ours)) if ours else named
 
@@ -57,7 +59,9 @@ def test_a_package_declares_what_it_imports(folder: Path) -> None:
 @pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda folder: folder.name)
 def test_a_package_declares_which_of_ours_it_imports(folder: Path) -> None:
     own = {source.package for source in sources() if source.distribution == folder}
-    named = {_normal(re.split(r"[\[<>=!~; ]", text, maxsplit=1)[0]) for text in project(folder)["project"]["dependencies"]}
+    named = {
+        _normal(re.split(r"[\[<>=!~; ]", text, maxsplit=1)[0]) for text in project(folder)["project"]["dependencies"]
+    }
     imported = {
         name.partition(".")[0] for source in sources() if source.distribution == folder for name in source.imports()
     }

@@ -43,9 +43,8 @@ def test_the_project_is_seen() -> None:
     assert len(TEXTS) > 100
 
 
-@pytest.mark.parametrize("name", sorted(TEXTS))
-def test_no_file_names_a_path_of_somebodys_machine(name: str) -> None:
-    assert _homes(TEXTS[name]) == []
+def test_no_file_names_a_path_of_somebodys_machine() -> None:
+    assert {name: found for name, text in TEXTS.items() if (found := _homes(text))} == {}
 
 
 def test_no_file_names_this_very_folder_home_or_host() -> None:
@@ -57,8 +56,8 @@ def test_no_file_names_this_very_folder_home_or_host() -> None:
 @pytest.mark.parametrize(
     ("text", "is_home"),
     [
-        ("cd " + "/".join(["", "home", "eve", "pixorly"]), True),
-        ("'" + "/".join(["", "root", ".cache"]) + "'", True),
+        ("cd |home|eve|pixorly", True),
+        ("'|root|.cache'", True),
         ("https://example.com/home/page", False),
         ("root/usr/lib", False),
         ("$HOME/work/x", False),
@@ -67,4 +66,4 @@ def test_no_file_names_this_very_folder_home_or_host() -> None:
     ],
 )
 def test_such_a_path_is_known_when_it_is_seen(text: str, is_home: bool) -> None:  # noqa: FBT001 - a row of the table
-    assert bool(_homes(text)) == is_home
+    assert bool(_homes(text.replace("|", "/"))) == is_home

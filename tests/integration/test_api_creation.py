@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from functools import partial
 
 import pytest
 from api_world import World, open_world
+
 from pixorly.errors import OutageError
 from pixorly_api.errors import LedgerUnreached
 
@@ -21,7 +22,7 @@ def key(name: str = "k1") -> dict[str, str]:
 
 
 async def count(world: World, table: str) -> int:
-    row = await world.sql(f"select count(*) as n from {table}")
+    row = await world.sql(f"select count(*) as n from {table}")  # noqa: S608 - the table is the test's
     return int(row["n"])
 
 
@@ -39,9 +40,7 @@ async def test_the_same_key_and_body_are_the_same_job(world: World) -> None:
 async def test_the_order_of_fields_does_not_make_another_body(world: World) -> None:
     bodies = ['{"model":"sandbox/aurora","prompt":"x"}', '{ "prompt": "x", "model": "sandbox/aurora" }']
     answers = [
-        await world.call(
-            "POST", "/v1/generations", headers={**key(), "Content-Type": "application/json"}, content=body
-        )
+        await world.call("POST", "/v1/generations", headers={**key(), "Content-Type": "application/json"}, content=body)
         for body in bodies
     ]
     assert answers[0].json()["id"] == answers[1].json()["id"]
@@ -151,48 +150,34 @@ async def test_a_void_that_fails_is_made_later(world: World) -> None:
     await world.create()
     await age(world, 61)
     await world.sweeper.abandon()
-    void, world.ledger.void = world.ledger.void, broken  # type: ignore[method-assign]
+    world.ledger.away = True
     with pytest.raises(OutageError):
         await world.sweeper.void()
-    world.ledger.void = void  # type: ignore[method-assign]
+    world.ledger.away = False
     assert await world.sweeper.void() == 1
 
 
-async def broken(*_: Any) -> str:
-    raise OutageError("ledger")
+async def sweep_away(world: World) -> None:
+    """Do what the sweeper does with an intent a minute later."""
+    await age(world, 61)
+    await world.sweeper.abandon()
+    await world.sweeper.void()
 
 
 async def test_a_request_that_the_sweeper_overtakes_charges_nothing(world: World) -> None:
     """Between its charge and its promise, the intent is given up."""
-    charge = world.ledger.charge
-
-    async def slow(*args: Any) -> Any:
-        charged = await charge(*args)
-        await age(world, 61)
-        await world.sweeper.abandon()
-        await world.sweeper.void()
-        return charged
-
-    world.ledger.charge = slow  # type: ignore[method-assign]
+    world.ledger.meanwhile_after = partial(sweep_away, world)
     answer = await world.create(headers=key())
     assert answer.status_code == 503
     assert world.ledger.balances["demo"] == 1000
     assert await world.published() == []
-    world.ledger.charge = charge  # type: ignore[method-assign]
+    world.ledger.meanwhile_after = None
     assert (await world.create(headers=key())).status_code == 202
     assert world.ledger.balances["demo"] == 995
 
 
 async def test_a_charge_that_comes_after_the_void_is_refused(world: World) -> None:
-    charge = world.ledger.charge
-
-    async def late(*args: Any) -> Any:
-        await age(world, 61)
-        await world.sweeper.abandon()
-        await world.sweeper.void()
-        return await charge(*args)
-
-    world.ledger.charge = late  # type: ignore[method-assign]
+    world.ledger.meanwhile_before = partial(sweep_away, world)
     assert (await world.create()).status_code == 503
     assert world.ledger.balances["demo"] == 1000
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import api_world as api
 import pytest
 from api_world import World, open_world
+
 from pixorly_api.jobs import Jobs
 
 

@@ -140,7 +140,9 @@ async def test_a_call_stages_its_images_and_tells_of_each(make: Make) -> None:
 
     generated = await settled(generator.bus, ImageGenerated, 2)
     assert [image.image_id for image in generated if isinstance(image, ImageGenerated)] == list(event.image_ids)
-    assert {image.staged_key for image in generated if isinstance(image, ImageGenerated)} == set(generator.blobs.objects)
+    assert {image.staged_key for image in generated if isinstance(image, ImageGenerated)} == set(
+        generator.blobs.objects
+    )
     assert len(await settled(generator.bus, JobStarted, 1)) == 1
     row = await generator.row("select state, attempts, owner from calls")
     assert tuple(row) == ("done", 1, None)
@@ -292,7 +294,10 @@ async def test_fewer_images_than_asked_for_fail_the_slots_that_got_none(make: Ma
     generated = await settled(generator.bus, ImageGenerated, 2)
     assert [e.index for e in generated if isinstance(e, ImageGenerated)] == [0, 2]
     failed = await settled(generator.bus, ImageFailed, 2)
-    assert {(e.index, e.code) for e in failed if isinstance(e, ImageFailed)} == {(1, "invalid_image"), (3, "missing_image")}
+    assert {(e.index, e.code) for e in failed if isinstance(e, ImageFailed)} == {
+        (1, "invalid_image"),
+        (3, "missing_image"),
+    }
 
 
 async def test_a_paid_image_waits_for_the_object_store(make: Make) -> None:

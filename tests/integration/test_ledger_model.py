@@ -21,9 +21,8 @@ from pixorly.ids import new_id
 from pixorly_ledger.accounts import Terms
 from pixorly_ledger.credits import ChargeRequest
 
-USERS = ("ada", "bob", "eve")
 CODES = (None, "provider_timeout", "content_rejected", "canceled", "made_up")
-users = st.sampled_from(USERS)
+users = st.sampled_from(("ada", "ada", "ada", "bob", "eve"))
 jobs = st.integers(0, 10**6)
 shapes = st.tuples(st.integers(0, 12), st.integers(1, 4), st.integers(0, 200))
 """Credits for one image, images, bytes for one."""
@@ -50,14 +49,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def now(self) -> Any:
         return self.world.clock.now
 
-    @initialize(plan=st.sampled_from(["free", "pro"]))
-    def open_one(self, plan: str) -> None:
+    @initialize(plan=st.sampled_from(["bare", "free", "pro"]), lots=st.lists(st.integers(1, 20), max_size=4))
+    def open_one(self, plan: str, lots: list[int]) -> None:
         self.put("ada", plan, None)
+        for number, amount in enumerate(lots):
+            self.grant("ada", 100 + number, amount, 20 + 20 * number)
 
     @rule(
         user=users,
         plan=st.sampled_from([None, "free", "pro", "bare"]),
-        status=st.sampled_from([None, None, "active", "suspended"]),
+        status=st.sampled_from([None, "active", "active", "suspended"]),
     )
     def put(self, user: str, plan: str | None, status: str | None) -> None:
         user = self.prefix + user
@@ -65,7 +66,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model.put(user, self.now, plan, status)
         self.compare(user)
 
-    @rule(user=users, name=st.integers(0, 20), amount=st.integers(1, 40), hours=st.sampled_from([None, 1, 30, 400]))
+    @rule(user=users, name=st.integers(0, 20), amount=st.integers(1, 30), hours=st.sampled_from([None, 1, 30, 400]))
     def grant(self, user: str, name: int, amount: int, hours: int | None) -> None:
         user = self.prefix + user
         if account := self.model.accounts.get(user):
@@ -108,11 +109,23 @@ class LedgerMachine(RuleBasedStateMachine):
         for user in {each.user_id for each in wanted}:
             self.compare(user)
 
+    @precondition(lambda self: self.open_requests())
+    @rule(job=jobs, codes=endings, hours=st.sampled_from([0, 0, 24]))
+    def settle_an_open_one(self, job: int, codes: list[str | None], hours: int) -> None:
+        waiting = self.open_requests()
+        self.world.clock.advance(hours=hours)
+        self.settle_one(waiting[job % len(waiting)], codes, 1)
+
+    def open_requests(self) -> list[ChargeRequest]:
+        return [charge.request for charge in self.model.charges.values() if charge and charge.status == "open"]
+
     @precondition(lambda self: self.requests)
     @rule(job=jobs, codes=endings, times=st.integers(1, 3))
     def settle(self, job: int, codes: list[str | None], times: int) -> None:
         """A repeat may even say something else: it changes nothing."""
-        wanted = self.requests[job % len(self.requests)]
+        self.settle_one(self.requests[job % len(self.requests)], codes, times)
+
+    def settle_one(self, wanted: ChargeRequest, codes: list[str | None], times: int) -> None:
         codes = codes[: len(wanted.images)]
         charge = self.model.charges.get(wanted.job_id)
         for (image_id, size), code in zip(wanted.images, codes, strict=True):

@@ -85,9 +85,7 @@ async def test_usage_is_grouped_by_what_is_asked_for(world: World) -> None:
 async def test_success_average_time_and_retries_come_from_the_totals(world: World) -> None:
     for code, time_ms, retries in ((None, 1000, 0), (None, 3000, 2), ("no_image", 8000, 1), ("canceled", None, 0)):
         outcome = "canceled" if code == "canceled" else None
-        await world.settle(
-            await world.charge("ada", 1), code, processing_ms=time_ms, retries=retries, outcome=outcome
-        )
+        await world.settle(await world.charge("ada", 1), code, processing_ms=time_ms, retries=retries, outcome=outcome)
 
     totals = (await world.reports.usage(world.reports.scope("ada", None, None, "")))["totals"]
 

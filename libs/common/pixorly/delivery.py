@@ -25,6 +25,7 @@ from pixorly import telemetry
 from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, span_attributes
 from pixorly.errors import OutageError, PixorlyError, ServerError, TransientError, UserError
 from pixorly.events import EVENTS, Event, JobRetrying, Stage
+from pixorly.failpoints import failpoint
 from pixorly.outcomes import Outcome, outcome_of
 from pixorly.settings import AmqpSettings
 from pixorly.topology import DEAD_EXCHANGE, HELD_S, LADDER_S, RETRY_AFTER_S, RETRY_EXCHANGE, WorkQueue, declare
@@ -239,10 +240,14 @@ class Worker:
                 await self._handle(event, Delivery(attempt, bool(message.raw_message.redelivered)), message)
 
     async def _handle(self, event: Event, delivery: Delivery, message: RabbitMessage) -> None:
+        handler = self.subscription.queue.handler
+        failpoint(f"{handler}.received")
         outcome = await self._insist(lambda: self._decide(event, delivery))
+        failpoint(f"{handler}.handled")
         match outcome:
             case Retry():
                 await self._insist(lambda: self._retry(event, outcome, delivery, message))
+                failpoint(f"{handler}.retried")
                 label = "retried"
             case Hold():
                 await self._insist(lambda: self._delay(message, HELD_S, delivery.attempt))
@@ -252,6 +257,7 @@ class Worker:
                 label = "dead"
             case following:
                 await self._insist(lambda: self._publish(following))
+                failpoint(f"{handler}.published")
                 label = "done"
         MESSAGES.labels(self.subscription.queue.name, label).inc()
 

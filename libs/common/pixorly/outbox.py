@@ -13,11 +13,13 @@ from uuid import UUID
 
 import structlog
 from prometheus_client import Counter, Gauge
+from pydantic import ValidationError
 
 from pixorly import telemetry
 from pixorly.db import Connection, Database
 from pixorly.errors import OutageError
 from pixorly.events import EVENTS, Event
+from pixorly.failpoints import failpoint
 from pixorly.grouping import Grouper
 
 _log = structlog.get_logger()
@@ -89,6 +91,8 @@ class Outbox:
             transaction = Transaction(connection)
             yield transaction
             await _insert(connection, transaction._rows)  # noqa: SLF001 - the two are one thing
+        if transaction._rows:  # noqa: SLF001
+            failpoint("committed")
         for row in transaction._rows:  # noqa: SLF001
             task = asyncio.create_task(self._publish(row, "commit"))
             self._publishing.add(task)
@@ -98,6 +102,7 @@ class Outbox:
         try:
             with telemetry.continued(row.headers):
                 await self._bus.publish(row.event, row.headers)
+            failpoint("published")
             await self._forget(row.event.event_id)
         except OutageError:
             return  # the relay finds it
@@ -122,13 +127,15 @@ class Outbox:
     async def _relay_once(self) -> int:
         async with self._database.transaction() as connection:
             LAG.set(await _oldest_age_s(connection))
-            rows = await _claim_left(connection)
-            done = await asyncio.gather(*(self._republish(row) for row in rows))
-            await _delete(connection, [row.event.event_id for row, sent in zip(rows, done, strict=True) if sent])
-            await _postpone(connection, [row.event.event_id for row, sent in zip(rows, done, strict=True) if not sent])
-        return len(rows)
+            left = await _claim_left(connection)
+            done = await asyncio.gather(*(self._republish(row) for _, row in left))
+            await _delete(connection, [event_id for (event_id, _), sent in zip(left, done, strict=True) if sent])
+            await _postpone(connection, [event_id for (event_id, _), sent in zip(left, done, strict=True) if not sent])
+        return len(left)
 
-    async def _republish(self, row: _Row) -> bool:
+    async def _republish(self, row: _Row | None) -> bool:
+        if row is None:
+            return False
         try:
             with telemetry.continued(row.headers):
                 await self._bus.publish(row.event, row.headers)
@@ -167,13 +174,22 @@ async def _postpone(connection: Connection, event_ids: Sequence[UUID]) -> None:
         )
 
 
-async def _claim_left(connection: Connection) -> list[_Row]:
+async def _claim_left(connection: Connection) -> list[tuple[UUID, _Row | None]]:
     rows = await connection.fetch(
-        """select type, body, headers from outbox
+        """select event_id, type, body, headers from outbox
            where due_at < now() order by due_at limit $1 for update skip locked""",
         _BATCH,
     )
-    return [_Row(EVENTS[row["type"]].model_validate_json(row["body"]), row["headers"]) for row in rows]
+    return [(row["event_id"], _read(**dict(row))) for row in rows]
+
+
+def _read(event_id: UUID, type: str, body: bytes, headers: dict[str, str]) -> _Row | None:  # noqa: A002 - the column
+    """Return a row; None where this version can't read it, as when a newer one wrote it and was rolled back."""
+    try:
+        return _Row(EVENTS[type].model_validate_json(body), headers)
+    except (KeyError, ValidationError) as error:
+        _log.error("an event in the outbox can't be read", event_id=str(event_id), type=type, error=str(error)[:200])
+        return None
 
 
 async def _oldest_age_s(connection: Connection) -> float:

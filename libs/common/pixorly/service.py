@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from typing_extensions import override
 
-from pixorly import telemetry
+from pixorly import failpoints, telemetry
 from pixorly.settings import ProcessSettings
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class _Server(uvicorn.Server):
 def run(app: FastAPI, service: str, settings: ProcessSettings) -> None:
     """Serve `app` until SIGTERM or SIGINT, then let its lifespan end within the grace period, and exit 0."""
     telemetry.setup(service, settings)
+    failpoints.arm(service, settings.failpoints)
     config = uvicorn.Config(
         app,
         host=settings.http_host,

@@ -51,6 +51,8 @@ class ProcessSettings(Settings):
     http_port: int = 8080
     shutdown_grace_s: float = Field(default=25, ge=0)
     """How long a process that is told to stop may finish what it has."""
+    failpoints: str = ""
+    """For tests only: where to die, as `name=file`; see `pixorly.failpoints`."""
     otlp_endpoint_url: str | None = Field(
         default=None, validation_alias=AliasChoices("otlp_endpoint_url", "OTEL_EXPORTER_OTLP_ENDPOINT")
     )

@@ -63,6 +63,11 @@ class WorkQueue:
         return self.name.partition(".")[0]
 
     @property
+    def handler(self) -> str:
+        """The name of the handler that works on it."""
+        return self.name.partition(".")[2]
+
+    @property
     def dead(self) -> str:
         """The name of the queue for a person."""
         return f"{self.name}.dead"

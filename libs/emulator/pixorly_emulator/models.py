@@ -115,7 +115,7 @@ class EmulatedModel:
 _ALL: Final = {
     "n": _N,
     "size": {"type": "enum", "values": ["auto"]},
-    "resolution": _TIERS,
+    "resolution": {"type": "enum", "values": list(TIER_PX)},
     "aspect_ratio": _RATIOS,
     "quality": _QUALITIES,
     "output_format": _FORMATS,

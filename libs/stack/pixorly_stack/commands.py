@@ -160,7 +160,7 @@ def down(dir_: Dir = None) -> None:
         raise StackError(f"something runs in {folder.root}, and it is not known what; look for `pixorly up`")
     out.print("Stopping.")
     deadline = time.monotonic() + DOWN_WITHIN_S
-    while folder.runs():
+    while folder.runs() or supervisor.process():
         if time.monotonic() > deadline:
             supervisor.kill()
             folder.clear_away()

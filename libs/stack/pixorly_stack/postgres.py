@@ -131,7 +131,7 @@ def choose_guise() -> Guise:
     if named and sys.platform.startswith("linux"):
         if _works(namespace, "true"):
             return Guise(namespace)
-        become = ("setpriv", f"--reuid={named}", f"--regid={named}", "--clear-groups", "--")
+        become = ("setpriv", "--pdeathsig=KILL", f"--reuid={named}", f"--regid={named}", "--clear-groups", "--")
         if uid == 0 and _works(become, "true"):
             return Guise(become, named)
     reason = "it does not run as root, and no user namespace can be made here" if uid == 0 else "this user has no name"
@@ -221,7 +221,8 @@ class Postgres:
             raise PartMissingError(
                 "PostgreSQL", reason, ("choose an open folder with --dir", *AS_ORDINARY_USER, *ADVICE)
             )
-        if _works(self._guise.prefix, binaries.program("postgres"), "--version"):
+        # Through a shell, for the first program of all is still found with root's eyes.
+        if _works(self._guise.prefix, "sh", "-c", 'exec "$0" --version', binaries.program("initdb")):
             return binaries
         return Binaries(_copied(binaries.folder, self._folder / "programs"), binaries.major)
 

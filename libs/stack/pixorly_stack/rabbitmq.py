@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixorly_stack.aliases import Alias
 from pixorly_stack.errors import PartMissingError
 from pixorly_stack.ports import LOOPBACK, Ports
 from pixorly_stack.processes import Command
@@ -51,15 +52,21 @@ VM_WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A RabbitMQ that can be run: its scripts, and the folders to look for Erlang in."""
+    """A RabbitMQ that can be run: its scripts, the folders to look for Erlang in, and under what name it is found."""
 
     scripts: Path
     path: tuple[str, ...]
+    alias: Alias | None = None
 
     @property
     def search_path(self) -> str:
         """The PATH to run it with."""
         return ":".join((*self.path, *SYSTEM_PATH))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What keeps the scripts from finding out where they really are, where they must not."""
+        return {"RABBITMQ_SCRIPTS_DIR": str(self.scripts)} if self.alias else {}
 
     def program(self, name: str) -> str:
         """Return the path of one of Erlang's programs.
@@ -92,7 +99,9 @@ def find_installation(cache: Path, chosen: Path | None = None) -> Installation:
         fetch(cache)
     except (FetchError, OSError) as error:
         raise missing(f"none is installed and none could be fetched: {error}") from error
-    return _unpacked(package_folder(cache))
+    packages = Alias(package_folder(cache))
+    packages.make()
+    return _unpacked(packages)
 
 
 def find_installed(chosen: Path | None = None) -> Installation | None:
@@ -107,9 +116,11 @@ def find_installed(chosen: Path | None = None) -> Installation | None:
     return Installation(scripts, ERLANG_FOLDERS) if scripts else None
 
 
-def _unpacked(folder: Path) -> Installation:
+def _unpacked(packages: Alias) -> Installation:
+    folder = packages.path
     erlang = sorted((folder / "root/usr/lib/erlang").glob("erts-*/bin"))
-    return Installation(folder / "root/usr/lib/rabbitmq/bin", (str(folder / "shim"), *map(str, erlang)))
+    [scripts] = (folder / "root/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin")
+    return Installation(scripts, (str(folder / "shim"), *map(str, erlang)), packages)
 
 
 class RabbitMQ:
@@ -117,6 +128,7 @@ class RabbitMQ:
 
     def __init__(self, folder: Path, ports: Ports, password: str, cache: Path, chosen: Path | None = None) -> None:
         self._folder = folder.absolute()
+        self._alias = Alias(self._folder)
         self._ports = ports
         self._password = password
         self._cache = cache
@@ -185,16 +197,24 @@ class RabbitMQ:
         command = Command(
             (str(installation.scripts / "rabbitmq-server"),), self._environment(installation), self._folder
         )
-        return Unit("rabbitmq", self._port, command, self._is_ready)
+        return Unit(
+            "rabbitmq",
+            self._port,
+            command,
+            self._is_ready,
+            before_start=self._alias.make,
+            after_stop=self._alias.remove,
+        )
 
     def _environment(self, installation: Installation) -> dict[str, str]:
-        folder = str(self._folder)
+        folder = str(self._alias.path)
         return {
             "PATH": installation.search_path,
             "HOME": folder,
             "LANG": "C.UTF-8",
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_EPMD_PORT": str(self._ports.port("epmd")),
+            **installation.environment,
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",  # not the system's settings
             "RABBITMQ_NODENAME": NODE,
             "RABBITMQ_DIST_PORT": str(self._ports.port("rabbitmq-distribution")),

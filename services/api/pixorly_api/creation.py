@@ -19,6 +19,7 @@ from pixorly.catalogue import Model
 from pixorly.db import Connection, Database
 from pixorly.errors import OutageError, UserError
 from pixorly.events import ImageParams
+from pixorly.failpoints import failpoint
 from pixorly.ids import new_id
 from pixorly.outbox import Outbox
 from pixorly_api import lifecycle, store
@@ -119,6 +120,7 @@ class Creation:
             UserError: The ledger refused; nothing is stored, nothing is charged.
         """
         claimed = await self._claim(order)
+        failpoint("intent.stored")
         if isinstance(claimed, UUID):
             return Created(await self._read(order.user_id, claimed), replayed=True)
         return await self._drive(claimed)
@@ -168,6 +170,7 @@ class Creation:
         images = [(image_id, estimated_bytes(intent.params)) for image_id in intent.image_ids]
         try:
             charge = await self._ledger.charge(intent.job_id, intent.user_id, intent.amount_credits, images)
+            failpoint("intent.charged")
             return await self._promise(intent, charge)
         except (ChargeVoided, OutageError) as error:
             await self._put_down(intent, forget=isinstance(error, LedgerUnreached))
@@ -181,18 +184,13 @@ class Creation:
 
     async def _promise(self, intent: Intent, charge: Charge) -> Created:
         async with self._outbox.transaction() as transaction:
-            job = await store.promise(
-                transaction.connection,
-                intent.job_id,
-                charge.plan,
-                charge.balance_credits,
-                self._windows.nudge_after_s,
+            record = await store.promise(
+                transaction.connection, intent, charge.plan, charge.balance_credits, self._windows.nudge_after_s
             )
-            if job is not None:
-                transaction.append(lifecycle.creation(job))
-        if job is None:
+            if record is not None:
+                transaction.append(lifecycle.creation(record.job))
+        if record is None:
             return await self._overtaken(intent)
-        record = Record(job, intent.metadata, 2, charge.balance_credits, intent.trace_id)
         return Created(record, replayed=False)
 
     async def _overtaken(self, intent: Intent) -> Created:

@@ -243,13 +243,15 @@ async def forget_intent(connection: Connection, job_id: UUID) -> None:
     )
 
 
-async def promise(connection: Connection, job_id: UUID, plan: str, balance_credits: int, nudge_s: float) -> Job | None:
+async def promise(
+    connection: Connection, intent: Intent, plan: str, balance_credits: int, nudge_s: float
+) -> Record | None:
     """Make an intent a pending job with its slots; None if it is an intent no more."""
     row = await connection.fetchrow(
         f"""update jobs set status = 'pending', plan = $2, balance_credits = $3, news_at = now(),
                    deadline = now() + (deadline - created_at), nudge_at = now() + make_interval(secs => $4)
-            where job_id = $1 and status = 'intent' returning {_JOB_COLUMNS}, image_ids""",  # noqa: S608 - constants
-        job_id,
+            where job_id = $1 and status = 'intent' returning {_READ_COLUMNS}""",  # noqa: S608 - constants
+        intent.job_id,
         plan,
         balance_credits,
         nudge_s,
@@ -259,12 +261,11 @@ async def promise(connection: Connection, job_id: UUID, plan: str, balance_credi
     await connection.execute(
         """insert into slots (job_id, user_id, index, image_id)
            select $1, $2, place - 1, image_id from unnest($3::uuid[]) with ordinality as given(image_id, place)""",
-        job_id,
-        row["user_id"],
-        row["image_ids"],
+        intent.job_id,
+        intent.user_id,
+        list(intent.image_ids),
     )
-    slots = tuple(Slot(index, image_id) for index, image_id in enumerate(row["image_ids"]))
-    return _job(row, slots)
+    return _record(row, tuple(Slot(index, image_id) for index, image_id in enumerate(intent.image_ids)), ())
 
 
 async def status_of(connection: Connection, job_id: UUID) -> str | None:
@@ -509,17 +510,18 @@ async def _records(connection: Connection, rows: Sequence[asyncpg.Record]) -> li
     images: dict[UUID, list[Image]] = {job_id: [] for job_id in job_ids}
     for image in await images_of(connection, job_ids):
         images[image.job_id].append(image)
-    return [
-        Record(
-            job=_job(row, slots[row["job_id"]]),
-            metadata=row["metadata"],
-            version=row["version"],
-            balance_credits=row["balance_credits"],
-            trace_id=row["trace_id"],
-            images=tuple(images[row["job_id"]]),
-        )
-        for row in rows
-    ]
+    return [_record(row, slots[row["job_id"]], tuple(images[row["job_id"]])) for row in rows]
+
+
+def _record(row: asyncpg.Record, slots: tuple[Slot, ...], images: tuple[Image, ...]) -> Record:
+    return Record(
+        job=_job(row, slots),
+        metadata=row["metadata"],
+        version=row["version"],
+        balance_credits=row["balance_credits"],
+        trace_id=row["trace_id"],
+        images=images,
+    )
 
 
 async def versions(connection: Connection, job_ids: Iterable[UUID]) -> dict[UUID, int]:

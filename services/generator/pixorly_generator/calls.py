@@ -34,6 +34,7 @@ from pixorly.errors import (
     UserError,
 )
 from pixorly.events import Event, ImageFailed, ImageGenerated, JobCreated, JobStarted, PlannedCall, utcnow
+from pixorly.failpoints import failpoint
 from pixorly.outbox import Outbox
 from pixorly.outcomes import Outcome, outcome_of
 from pixorly.topology import LADDER_S
@@ -205,6 +206,7 @@ class Calls:
             TransientError: It is worth another try, and the lease is given up.
             OutageError: A part is away, and the lease is given up.
         """
+        failpoint("call.leased")
         try:
             answer = await self._generate(attempt)
         except (TransientError, OutageError) as error:
@@ -213,8 +215,11 @@ class Calls:
         except (ServerError, UserError) as error:
             await self._insist(partial(self._record_failure, attempt, error))
             return
+        failpoint("call.answered")
         brought = await self._stage(attempt, answer)
+        failpoint("call.staged")
         await self._insist(partial(self._record, attempt, brought))
+        failpoint("call.recorded")
 
     async def _generate(self, attempt: _Attempt) -> ProviderAnswer:
         """Ask the job's model, or the next of its fallbacks where a model is gone or away."""

@@ -17,6 +17,7 @@ from prometheus_client import Counter
 from pixorly.db import Connection, Database
 from pixorly.errors import InsufficientCredits, InvalidRequest, UserError
 from pixorly.events import utcnow
+from pixorly.failpoints import failpoint
 from pixorly.grouping import Grouper
 from pixorly.outcomes import outcome_of
 from pixorly_ledger import store
@@ -164,6 +165,8 @@ class Credits:
             if new:
                 await store.insert_charges(connection, new)
                 await store.insert_images(connection, list(_images_of(new, requests)))
+            failpoint("charge.in_transaction")
+        failpoint("charge.committed")
         CHARGED.inc(sum(charge.amount_credits for charge in new))
         return answers
 
@@ -223,6 +226,7 @@ class Credits:
                 and charges[job_id].user_id == settlement.user_id
             ]
             closings = await self._close(connection, book, pairs)
+        failpoint("settle.committed")
         for closing in closings:
             CAPTURED.inc(closing.captured_credits)
             REFUNDED.inc(closing.refunded_credits)
@@ -252,6 +256,7 @@ class Credits:
         await book.post(connection)
         await store.close_charges(connection, closings)
         await tally.post(connection)
+        failpoint("settle.in_transaction")
         return closings
 
     async def _refund(self, connection: Connection, book: Book, endings: Sequence[tuple[Charge, Closing]]) -> None:

@@ -13,6 +13,7 @@ from pixorly.blobs import Blobs
 from pixorly.delivery import Delivery, Fail
 from pixorly.errors import InvalidImage
 from pixorly.events import ImageDeleted, ImageFailed, ImageGenerated, ImageUploaded, StoredKeys
+from pixorly.failpoints import failpoint
 from pixorly_uploader.images import Picture, Recipe
 from pixorly_uploader.ledger import Ledger
 from pixorly_uploader.workshop import Budget, Workshop
@@ -49,6 +50,7 @@ async def store_image(uploader: Uploader, event: ImageGenerated, _: Delivery) ->
         raise InvalidImage(f"The image has {event.bytes} bytes; {uploader.max_bytes} are allowed.")
     async with uploader.staged.share(event.bytes):
         data = await uploader.blobs.get(event.staged_key)
+        failpoint("image.fetched")
         picture = await uploader.workshop.develop(data, event.sha256, uploader.recipe.of(event.model))
         state = await uploader.ledger.true_up(
             event.image_id,
@@ -56,10 +58,12 @@ async def store_image(uploader: Uploader, event: ImageGenerated, _: Delivery) ->
             user_id=event.user_id,
             job_id=event.job_id,
         )
+        failpoint("image.counted")
         if state == "closed":
             return None
         keys = keys_of(event, picture)
         await _put(event, keys, picture, uploader.blobs)
+        failpoint("image.stored")
     return _uploaded(event, keys, picture)
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 import httpx
 import orjson
 import pytest
+
 from pixorly.errors import InsufficientCredits, OutageError, PixorlyError, ServerError
 from pixorly.settings import LedgerClientSettings
 from pixorly_api.errors import AccountNotFound, ChargeVoided, LedgerUnreached, StorageQuotaExceeded

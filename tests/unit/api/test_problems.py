@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import orjson
+import pytest
+
 import pixorly_api.errors
 import pixorly_api.ledger
-import pytest
 from pixorly import errors as shared
 from pixorly.catalogue import UnknownModel
 from pixorly.errors import InsufficientCredits, InvalidRequest, OutageError, PixorlyError, ServerError

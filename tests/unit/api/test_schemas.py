@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from pixorly.errors import InvalidRequest
+from pixorly.events import ImageParams
 from pixorly_api.creation import body_hash, estimated_bytes
 from pixorly_api.edge import parsed
 from pixorly_api.errors import MalformedBody
 from pixorly_api.schemas import CreateGeneration, PutUser
-from pydantic import ValidationError
 
 GOOD: dict[str, Any] = {"model": "sandbox/aurora", "prompt": "a lake"}
 
@@ -62,7 +64,9 @@ def test_what_is_refused(field: str, value: object) -> None:
     assert raised.value.errors()[0]["loc"][0] == field
 
 
-@pytest.mark.parametrize("prompt", ["🌌" * 100, "نص", "a\u202eb", "e\u0301" * 50, "\u200b.", "line\nline", "x" * 32_000])
+@pytest.mark.parametrize(
+    "prompt", ["🌌" * 100, "نص", "a\u202eb", "e\u0301" * 50, "\u200b.", "line\nline", "x" * 32_000]
+)
 def test_every_other_text_is_kept_as_it_is(prompt: str) -> None:
     assert CreateGeneration.model_validate({**GOOD, "prompt": prompt}).prompt == prompt
 
@@ -92,8 +96,6 @@ def test_a_body_is_the_same_however_it_is_written() -> None:
 
 
 def test_room_is_reserved_by_size_and_format() -> None:
-    from pixorly.events import ImageParams
-
     png = estimated_bytes(ImageParams(width=1024, height=1024))
     webp = estimated_bytes(ImageParams(width=1024, height=1024, output_format="webp"))
     assert png > webp > 0

@@ -60,7 +60,7 @@ def test_elsewhere_each_change_is_a_line_and_repeats_are_none() -> None:
             progress.tell(generation("processing"))
 
     assert isinstance(console.file, io.StringIO)
-    assert len(console.file.getvalue().splitlines()) == 3
+    assert len(console.file.getvalue().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

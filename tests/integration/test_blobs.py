@@ -1,0 +1,265 @@
+"""Blobs on a real S3 server, and on servers that fail in each way that S3 does."""
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiohttp import web
+
+from pixorly.blobs import S3Blobs, ensure_bucket, s3_client
+from pixorly.errors import OutageError, PixorlyError, StagedBytesMissing, StorageUnavailable
+from pixorly.settings import StorageSettings
+
+Calls = Callable[[S3Blobs], Awaitable[object]]
+
+
+async def _list(blobs: S3Blobs) -> list[str]:
+    return [blob.key async for blob in blobs.list("users/")]
+
+
+CALLS: dict[str, Calls] = {
+    "put": lambda blobs: blobs.put("users/a", b"bytes", content_type="image/png"),
+    "put of several parts": lambda blobs: blobs.put("users/a", bytes(17 << 20), content_type="image/png"),
+    "get": lambda blobs: blobs.get("users/a"),
+    "delete": lambda blobs: blobs.delete(["users/a"]),
+    "list": _list,
+    "probe": lambda blobs: blobs.probe(),
+}
+
+
+@pytest.fixture
+def folder() -> str:
+    return f"users/{uuid4()}"
+
+
+async def head(settings: StorageSettings, key: str) -> dict[str, Any]:
+    async with s3_client(settings) as client:
+        return dict(await client.head_object(Bucket=settings.aws_s3_bucket, Key=key, ChecksumMode="ENABLED"))
+
+
+async def test_an_object_has_its_type_its_encryption_and_what_we_say_of_it(
+    s3_settings: StorageSettings, folder: str
+) -> None:
+    await S3Blobs(s3_settings).put(
+        f"{folder}/a.png",
+        b"bytes",
+        content_type="image/png",
+        cache_control="private, max-age=31536000, immutable",
+        metadata={"job-id": "1", "index": "0"},
+    )
+
+    found = await head(s3_settings, f"{folder}/a.png")
+    assert found["ContentType"] == "image/png"
+    assert found["ServerSideEncryption"] == "AES256"
+    assert found["CacheControl"] == "private, max-age=31536000, immutable"
+    assert found["Metadata"] == {"job-id": "1", "index": "0"}
+    assert found["ChecksumSHA256"] == b64encode(hashlib.sha256(b"bytes").digest()).decode()
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, (16 << 20) - 1, 16 << 20, 20_000_001])
+async def test_bytes_come_back_as_they_went(s3_settings: StorageSettings, folder: str, size_bytes: int) -> None:
+    blobs, data = S3Blobs(s3_settings), bytes(range(251)) * (size_bytes // 251 + 1)
+    data = data[:size_bytes]
+
+    await blobs.put(f"{folder}/a", data, content_type="image/png", metadata={"job-id": "1"})
+
+    assert await blobs.get(f"{folder}/a") == data
+    found = await head(s3_settings, f"{folder}/a")
+    assert (found["ContentLength"], found["ServerSideEncryption"]) == (size_bytes, "AES256")
+    assert (found["ContentType"], found["Metadata"]) == ("image/png", {"job-id": "1"})
+
+
+async def test_a_second_put_takes_the_place_of_the_first(s3_settings: StorageSettings, folder: str) -> None:
+    blobs = S3Blobs(s3_settings)
+    await blobs.put(f"{folder}/a", b"first", content_type="image/png")
+    await blobs.put(f"{folder}/a", b"second", content_type="image/webp")
+
+    assert await blobs.get(f"{folder}/a") == b"second"
+    assert (await head(s3_settings, f"{folder}/a"))["ContentType"] == "image/webp"
+
+
+async def test_what_is_not_there_is_missed_in_our_own_words(s3_settings: StorageSettings, folder: str) -> None:
+    with pytest.raises(StagedBytesMissing):
+        await S3Blobs(s3_settings).get(f"{folder}/nothing")
+
+
+async def test_a_listing_is_of_one_folder_over_several_pages(s3_settings: StorageSettings, folder: str) -> None:
+    blobs = S3Blobs(s3_settings)
+    names = sorted(f"{folder}/{number:04}" for number in range(1005))
+    await asyncio.gather(*(blobs.put(name, b"x", content_type="image/png") for name in names))
+    await blobs.put(f"{folder}-and-more/a", b"x", content_type="image/png")
+
+    assert [(blob.key, blob.size_bytes) async for blob in blobs.list(f"{folder}/")] == [(name, 1) for name in names]
+
+    await blobs.delete(names)
+    assert [blob async for blob in blobs.list(f"{folder}/")] == []
+    assert await blobs.get(f"{folder}-and-more/a") == b"x"
+
+
+async def test_a_deletion_minds_nothing_that_is_not_there(s3_settings: StorageSettings, folder: str) -> None:
+    blobs = S3Blobs(s3_settings)
+    await blobs.put(f"{folder}/a", b"x", content_type="image/png")
+
+    await blobs.delete([f"{folder}/nothing", f"{folder}/a", f"{folder}/a"])
+    await blobs.delete([])
+
+    with pytest.raises(StagedBytesMissing):
+        await blobs.get(f"{folder}/a")
+
+
+async def test_the_bucket_is_set_up_once_and_a_repeat_changes_nothing(s3_settings: StorageSettings) -> None:
+    settings = s3_settings.model_copy(update={"aws_s3_bucket": f"test-{uuid4().hex}"})
+
+    first, second = await ensure_bucket(settings), await ensure_bucket(settings)
+
+    assert first[0] == f"made the bucket {settings.aws_s3_bucket}"
+    assert first[1:] == second
+    async with s3_client(settings) as client:
+        rules = (await client.get_bucket_lifecycle_configuration(Bucket=settings.aws_s3_bucket))["Rules"]
+        assert [rule["ID"] for rule in rules] == ["staging", "aborted-uploads"]
+        await client.delete_bucket(Bucket=settings.aws_s3_bucket)
+
+
+def elsewhere(url: str, *, timeout_s: float = 0.4) -> StorageSettings:
+    return StorageSettings(
+        aws_access_key_id="key", aws_secret_access_key="secret", s3_endpoint_url=url, s3_timeout_s=timeout_s
+    )
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[web.Request], web.Response]) -> AsyncIterator[S3Blobs]:
+    """Lend blobs on a server that answers so."""
+
+    async def handle(request: web.Request) -> web.Response:
+        await request.read()
+        return answer(request)
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        yield S3Blobs(elsewhere(f"http://{host}:{port}", timeout_s=5))
+    finally:
+        await runner.cleanup()
+
+
+def problem(status: int, code: str) -> web.Response:
+    return web.Response(status=status, text=f"<Error><Code>{code}</Code><Message>no</Message></Error>")
+
+
+EMPTY_LIST = "<ListBucketResult><Name>b</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+
+
+def is_list(request: web.Request) -> bool:
+    return request.method == "GET" and "list-type" in request.query
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_server_that_never_answers_meets_our_deadline(name: str) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    began = time.monotonic()
+    with pytest.raises(OutageError) as error:
+        await CALLS[name](S3Blobs(elsewhere(f"http://{host}:{port}")))
+    took_s = time.monotonic() - began
+    server.close()
+
+    assert error.value.part == "s3"
+    assert took_s < 2
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_server_that_is_gone_is_an_outage(name: str) -> None:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    server.close()
+    await server.wait_closed()
+
+    with pytest.raises(OutageError):
+        await CALLS[name](S3Blobs(elsewhere(f"http://{host}:{port}")))
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(404, "NoSuchBucket"), (403, "AccessDenied"), (503, "SlowDown"), (500, "InternalError")]
+)
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_bucket_that_gives_nothing_is_an_outage(name: str, status: int, code: str) -> None:
+    async with answering(lambda _: problem(status, code)) as blobs:
+        with pytest.raises(OutageError):
+            await CALLS[name](blobs)
+
+
+@pytest.mark.parametrize("name", ["put", "put of several parts", "get", "delete"])
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")])
+async def test_a_failure_of_one_object_is_that_objects_own(name: str, status: int, code: str) -> None:
+    def answer(request: web.Request) -> web.Response:
+        return web.Response(text=EMPTY_LIST) if is_list(request) else problem(status, code)
+
+    async with answering(answer) as blobs:
+        with pytest.raises(StorageUnavailable):
+            await CALLS[name](blobs)
+
+
+async def test_an_object_that_is_missing_from_a_good_bucket_is_missing() -> None:
+    def answer(request: web.Request) -> web.Response:
+        return web.Response(text=EMPTY_LIST) if is_list(request) else problem(404, "NoSuchKey")
+
+    async with answering(answer) as blobs:
+        with pytest.raises(StagedBytesMissing):
+            await blobs.get("users/a")
+
+
+async def test_an_answer_that_stops_in_the_middle_is_not_taken_for_the_object() -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        if b"list-type" in request:
+            answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(EMPTY_LIST)}\r\n\r\n{EMPTY_LIST}"
+        else:
+            answer = (
+                "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nLast-Modified: Sun, 22 Nov 2026 16:00:00 GMT\r\n\r\nhalf"
+            )
+        writer.write(answer.encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(cut, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    with pytest.raises(PixorlyError) as error:
+        await S3Blobs(elsewhere(f"http://{host}:{port}", timeout_s=3)).get("users/a")
+    server.close()
+
+    assert isinstance(error.value, StorageUnavailable | OutageError)
+
+
+def test_a_process_that_ends_right_after_a_call_ends_well(s3_settings: StorageSettings, folder: str) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from pixorly.blobs import S3Blobs\n"
+        "from pixorly.settings import StorageSettings\n"
+        "blobs = S3Blobs(StorageSettings.model_validate_json(sys.stdin.read()))\n"
+        f"asyncio.run(blobs.put('{folder}/a', bytes(1_500_000), content_type='image/png'))\n"
+    )
+    known = s3_settings.model_dump(mode="json")
+    for name in ("aws_access_key_id", "aws_secret_access_key"):
+        secret = getattr(s3_settings, name)
+        known[name] = secret.get_secret_value() if secret else None
+    settings = StorageSettings.model_construct(**known).model_dump_json(warnings=False)
+
+    for _ in range(5):
+        ended = subprocess.run([sys.executable, "-c", program], input=settings, text=True, timeout=60, check=False)
+        assert ended.returncode == 0
