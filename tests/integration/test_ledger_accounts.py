@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from ledger_world import PLANS, World, ledger_world
+
 from pixorly.errors import InsufficientCredits, InvalidRequest
 from pixorly_ledger.accounts import Accounts, Terms
 from pixorly_ledger.credits import AccountNotFound
@@ -163,7 +164,7 @@ async def test_the_upkeep_goes_on_by_itself(world: World) -> None:
 
     keeping = asyncio.create_task(world.accounts.keep_up(0.01))
     async with asyncio.timeout(10):
-        while await world.balance("ada") != 5:  # noqa: ASYNC110 - it is what is being waited for
+        while await world.balance("ada") != 5:
             await asyncio.sleep(0.01)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from ledger_world import World, ledger_world
+
 from pixorly_ledger.audit import Check, Report
 
 

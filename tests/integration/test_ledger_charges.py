@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 from ledger_world import PLANS, World, accepted, ledger_world, request
+
 from pixorly.db import Database
 from pixorly.errors import InsufficientCredits, InvalidRequest
 from pixorly.ids import new_id
@@ -281,7 +282,8 @@ async def test_a_connection_that_is_cut_mid_charge_is_an_outage_and_a_repeat_is_
         while not await holder.fetchval("select count(*) from pg_locks where not granted"):
             await asyncio.sleep(0.01)
         await holder.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and pid <> pg_backend_pid()"
+            """select pg_terminate_backend(pid) from pg_stat_activity
+               where wait_event_type = 'Lock' and pid <> pg_backend_pid()"""
         )
         with pytest.raises(Exception, match="PostgreSQL is away"):
             await charging

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from ledger_model import LedgerModel
 from ledger_world import START, World, ledger_world, request, settlement
+
 from pixorly.errors import UserError
 from pixorly.ids import new_id
 from pixorly_ledger.accounts import Terms

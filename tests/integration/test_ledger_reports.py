@@ -5,6 +5,7 @@ from datetime import date
 
 import pytest
 from ledger_world import World, ledger_world, settlement
+
 from pixorly.errors import InvalidRequest
 
 

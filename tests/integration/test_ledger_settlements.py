@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from ledger_world import World, ledger_world, request, settlement
+
 from pixorly.outcomes import OUTCOMES
 from pixorly_ledger.credits import SETTLEMENTS
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 from ledger_world import World, ledger_world
+
 from pixorly.ids import new_id
 from pixorly_ledger.credits import StorageQuotaExceeded
 from pixorly_ledger.storage import ImageNotFound

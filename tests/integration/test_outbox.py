@@ -222,7 +222,7 @@ async def test_a_bus_that_is_away_leaves_the_row_and_the_relay_sends_it_later(da
 
 
 async def test_the_relay_leaves_a_fresh_row_to_the_process_that_wrote_it(database: Database) -> None:
-    street = Street(takes_s=0.5)
+    street = Street(takes_s=0.1)
     outbox = Outbox(database, street, poll_s=0.02)
 
     async with relaying(outbox):

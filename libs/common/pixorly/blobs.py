@@ -139,7 +139,7 @@ class S3Blobs(Blobs):
                 try:
                     await obstore.delete_async(self._store, list(keys[start : start + _DELETE_BATCH]))
                 except FileNotFoundError:
-                    continue
+                    await self.probe()
 
     @override
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:

@@ -246,7 +246,7 @@ def _on_the_wire(body: bytes, headers: dict[str, str], fault: Fault | None) -> R
     """Return a billed answer, as the fault lets it through."""
     name = fault.name if fault else ""
     if fault and name == "cut":
-        return wire.Cut(body[: len(body) // 2] if fault.argument == "body" else None)
+        return wire.Cut(body if fault.argument == "body" else None)
     if fault and name == "drip":
         return wire.drip(body, fault.number(1))
     if fault and name == "huge":

@@ -28,20 +28,21 @@ class Cut(Response):
     """The connection ends without a word.
 
     Args:
-        begin: What of the answer is still sent; None is nothing at all, not even a status.
+        answer: The answer of which the first half is still sent; None sends nothing at all, not even a status.
     """
 
-    def __init__(self, begin: bytes | None = None) -> None:
+    def __init__(self, answer: bytes | None = None) -> None:
         super().__init__()
-        self.begin = begin
+        self.answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Cut the connection."""
         transport = _TRANSPORT.get()
-        if self.begin is not None:
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"100000000")]
+        if self.answer is not None:
+            length = str(len(self.answer)).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", length)]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": self.begin, "more_body": True})
+            await send({"type": "http.response.body", "body": self.answer[: len(self.answer) // 2], "more_body": True})
             transport.close()  # sends what is left, but for the rest of the answer
         else:
             transport.abort()

@@ -22,25 +22,17 @@ from pixorly_stack.starting import borrowed
 _TERMINATED = 128 + signal.SIGTERM
 
 
-class DemoFailed(StackError):
-    """The demo did not go as it should.
-
-    Attributes:
-        part: The process whose log may say why.
-    """
-
-    def __init__(self, message: str, part: str | None = None) -> None:
-        super().__init__(message)
-        self.part = part
-
-
 def demo(
     *,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where the files go.")] = Path("out"),
     dir_: Dir = None,
 ) -> None:
     """Start everything, make two images through the API, show what happened, and stop again."""
-    from pixorly_stack.demonstration import show_summary, two_images  # noqa: PLC0415 - heavy, and rarely needed
+    from pixorly_stack.demonstration import (  # noqa: PLC0415 - heavy, and rarely needed
+        DemoFailed,
+        show_summary,
+        two_images,
+    )
 
     stack_folder, began = Folder(settings_for(dir_).dir), time.monotonic()
     signal.signal(signal.SIGTERM, _leave)

@@ -29,7 +29,7 @@ from pixorly_client import (
 )
 from pixorly_stack.connection import ApiAccess
 from pixorly_stack.console import out
-from pixorly_stack.demo import DemoFailed
+from pixorly_stack.errors import StackError
 from pixorly_stack.files import read_json
 from pixorly_stack.folder import Folder
 from pixorly_stack.observing import Ear, Heard, listening
@@ -46,6 +46,18 @@ SETTLED_WITHIN_S: Final = 10.0
 WIDTH_OF_A_BAR: Final = 30
 _WORKER: Final = {"generate": "generator", "upload": "uploader", "settle": "api-worker"}
 """By the stage at which an image failed, the process to look at."""
+
+
+class DemoFailed(StackError):
+    """The demo did not go as it should.
+
+    Attributes:
+        part: The process whose log may say why.
+    """
+
+    def __init__(self, message: str, part: str | None = None) -> None:
+        super().__init__(message)
+        self.part = part
 
 
 @dataclass(frozen=True, slots=True)

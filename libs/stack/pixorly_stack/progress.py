@@ -144,7 +144,7 @@ class PlainProgress(Silence):
             if state != "waiting":
                 self._say(f"image {index} {state}{_why(job, index, before=': ')}")
         if job.retry_count:
-            self._say(f"tried again {job.retry_count} times")
+            self._say(_retries(job))
         self._say(status_in_colour(job.status))
 
     def _say(self, line: str) -> None:
@@ -156,8 +156,12 @@ class PlainProgress(Silence):
 def _status(job: Generation) -> str:
     used = credits_in_words(job.credits_used)
     left = f", {job.credits_remaining:,} left" if job.credits_remaining is not None else ""
-    retries = f"  {job.retry_count} retried" if job.retry_count else ""
+    retries = f"  {_retries(job)}" if job.retry_count else ""
     return f"job {short_id(job.id)}  {status_in_colour(job.status)}  {used}{left}{retries}"
+
+
+def _retries(job: Generation) -> str:
+    return "1 retry" if job.retry_count == 1 else f"{job.retry_count} retries"
 
 
 def _why(job: Generation, index: int, before: str = "") -> str:

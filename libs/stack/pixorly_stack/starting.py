@@ -83,7 +83,8 @@ def _wait(folder: Folder, supervisor: subprocess.Popen[bytes] | None) -> None:
                 out.print(f"  [dim]{escape(line)}[/]")
             record = folder.record()
             if ended:
-                raise StackError(f"the stack did not start: {(record and record.error) or 'its supervisor ended'}")
+                said = record is not None and record.status == "failed"
+                raise StackError("the stack did not start" + ("" if said else ": its supervisor ended without a word"))
             if record and record.status == "ready" and _is_of(record, supervisor):
                 return
             if time.monotonic() > deadline:

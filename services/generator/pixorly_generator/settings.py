@@ -34,5 +34,9 @@ class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings):
     openai_base_url: str = Field(
         default="https://api.openai.com/v1", validation_alias=AliasChoices("openai_base_url", "OPENAI_BASE_URL")
     )
+    provider_body_max_bytes: int = Field(default=64_000_000, ge=1)
+    """The largest answer of a provider that is read."""
+    model_limits: dict[str, int] = Field(default_factory=dict)
+    """JSON: by model, how many calls of it this process makes at once."""
     sandbox_latency_s: float = Field(default=0, ge=0)
     """How long the sandbox pretends to think about each call."""

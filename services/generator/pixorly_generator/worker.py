@@ -17,14 +17,27 @@ from pixorly.topology import queue_named
 from pixorly_generator import handlers
 from pixorly_generator.calls import Calls
 from pixorly_generator.providers import ImageProvider
+from pixorly_generator.providers.breaker import Gates
+from pixorly_generator.providers.http import HttpOptions
+from pixorly_generator.providers.openai import OpenAI
+from pixorly_generator.providers.openrouter import OpenRouter
 from pixorly_generator.providers.sandbox import Sandbox
 from pixorly_generator.settings import GeneratorSettings
 
 
 def make_providers(settings: GeneratorSettings) -> dict[str, ImageProvider]:
     """Return the providers that there are keys for, by name; the sandbox needs none."""
-    sandbox = Sandbox(latency_s=settings.sandbox_latency_s)
-    return {sandbox.name: sandbox}
+    http = HttpOptions(concurrency=settings.generator_concurrency, max_body_bytes=settings.provider_body_max_bytes)
+    providers: list[ImageProvider] = [Sandbox(latency_s=settings.sandbox_latency_s)]
+    if settings.openrouter_api_key:
+        gates = Gates("openrouter", limits=settings.model_limits)
+        key = settings.openrouter_api_key.get_secret_value()
+        providers.append(OpenRouter(key, base_url=settings.openrouter_base_url, http=http, gates=gates))
+    if settings.openai_api_key:
+        gates = Gates("openai", limits=settings.model_limits)
+        key = settings.openai_api_key.get_secret_value()
+        providers.append(OpenAI(key, base_url=settings.openai_base_url, http=http, gates=gates))
+    return {provider.name: provider for provider in providers}
 
 
 def subscriptions(calls: Calls, concurrency: int) -> list[Subscription]:

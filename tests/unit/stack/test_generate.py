@@ -106,7 +106,7 @@ def test_a_failed_job_says_why_and_what_came_back(api: FakeApi, tmp_path: Path) 
     assert result.exit_code == 1
     assert "image 0: It was away. (provider_unavailable; your credits are back)" in result.stderr
     assert "Failed in -: 5 credits used, 5 refunded, 100 left." in result.stdout
-    assert "tried again 3 times" in result.stdout
+    assert "3 retries" in result.stdout
 
 
 def test_what_the_users_own_prompt_cost_is_said_not_to_come_back(api: FakeApi) -> None:

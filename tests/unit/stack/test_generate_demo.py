@@ -13,8 +13,7 @@ from PIL import Image as Pictures
 from pixorly_client import Generation, Receipt, Timeline
 from pixorly_client import Image as Stored
 from pixorly_stack import demonstration
-from pixorly_stack.demo import DemoFailed
-from pixorly_stack.demonstration import Story, check, show_summary, steps
+from pixorly_stack.demonstration import DemoFailed, Story, check, show_summary, steps
 from pixorly_stack.folder import Record, Row
 from pixorly_stack.observing import Ear, Heard
 from pixorly_stack.starting import waited_for

@@ -45,7 +45,7 @@ def test_on_a_terminal_the_last_lines_stay() -> None:
 
     assert isinstance(console.file, io.StringIO)
     last = console.file.getvalue().split("\x1b[2K")[-1]
-    assert "completed  5 credits, 95 left  2 retried" in last
+    assert "completed  5 credits, 95 left  2 retries" in last
     assert "✓ image 0 done" in last
     assert "✗ image 1 failed Nothing came. (no_image)" in last
 

@@ -46,7 +46,7 @@ class Parsed:
             if number < len(self.cut):
                 start, end = self.cut[number]
                 return _decoded(memoryview(self.body)[start:end])
-        return _decoded(memoryview(text.encode()))
+        return _decoded(memoryview(json.dumps(text)[1:-1].encode()))
 
 
 def parse(body: bytes | bytearray) -> Parsed:
