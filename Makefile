@@ -27,7 +27,7 @@ down: setup ## Stop what `pixorly up --detach` started
 
 .PHONY: test
 test: setup ## Run all tests, on real servers of their own
-	@$(PYTEST) -n auto --dist loadgroup
+	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: test-unit
 test-unit: setup ## Run the tests that need no servers

@@ -14,7 +14,8 @@ compile() {
     .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $OURS "$@"
 }
 
-compile ${UPGRADE:+--upgrade} libs/*/pyproject.toml pyproject.toml --group dev -o requirements.lock
+# The stack needs all the others, and so its lock is that of all.
+compile ${UPGRADE:+--upgrade} libs/stack/pyproject.toml pyproject.toml --group dev -o requirements.lock
 for project in services/*/pyproject.toml; do
     compile -c requirements.lock "$project" -o "${project%/pyproject.toml}/requirements.lock"
 done

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -144,6 +145,18 @@ async def test_the_asynchronous_client_does_the_same(stack: Stack) -> None:
         body = await pixorly.images.download(job.images[0])
 
     assert len(body) == job.images[0].bytes
+
+
+def test_the_clients_readme_works(stack: Stack, tmp_path: Path) -> None:
+    readme = Path(__file__).parents[2] / "libs" / "client" / "README.md"
+    example = readme.read_text().partition("```python\n")[2].partition("```")[0]
+    example = example.replace("px_live_…", stack.dev["api_key"]).replace("http://127.0.0.1:8080", stack.dev["api_url"])
+
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, text=True, capture_output=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "completed"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["0.png", "1.png"]
 
 
 def test_the_same_key_is_the_same_job(stack: Stack) -> None:

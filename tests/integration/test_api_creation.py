@@ -191,6 +191,14 @@ async def test_a_repeat_that_an_openai_client_announces_is_the_same_job(world: W
     assert (await world.create()).json()["id"] != first.json()["id"]
 
 
+async def test_several_such_repeats_at_once_make_one_job(world: World) -> None:
+    await world.headers()
+    answers = await asyncio.gather(*(world.create(headers={"x-stainless-retry-count": str(n)}) for n in range(1, 6)))
+    assert len({answer.json()["id"] for answer in answers if answer.status_code == 202}) == 1
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    assert world.ledger.balances["demo"] == 995
+
+
 async def test_such_a_repeat_comes_too_late_after_ten_minutes(world: World) -> None:
     first = await world.create(headers={"x-stainless-retry-count": "0"})
     await age(world, 601)

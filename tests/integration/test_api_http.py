@@ -14,6 +14,7 @@ from starlette.routing import Route
 from pixorly.blobs import s3_client
 from pixorly.settings import StorageSettings
 from pixorly_api.links import Presigned
+from pixorly_api.routes import account, admin, generations, images
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 
@@ -97,7 +98,7 @@ async def test_a_boundary_prompt_is_taken_as_it_is(world: World) -> None:
     assert (await world.get(answer.json()["id"]))["prompt"] == prompt
 
 
-@pytest.mark.parametrize("key", [b"", b'""', b"x" * 256, b"a b", "ü".encode()])
+@pytest.mark.parametrize("key", [b"", b'""', b'"', b'"x', b"x" * 256, b"a b", "ü".encode()])
 async def test_an_odd_idempotency_key_is_refused(world: World, key: bytes) -> None:
     answer = await world.create(headers={"Idempotency-Key": key})  # type: ignore[dict-item]
     assert is_problem(answer, 422, "invalid_request")["errors"][0]["field"].lower() == "idempotency-key"
@@ -135,7 +136,7 @@ async def test_a_key_in_another_case_or_with_a_space_is_none(world: World) -> No
 
 
 async def test_a_key_does_what_its_scopes_say(world: World) -> None:
-    for scopes, create, read, admin in [
+    for scopes, create, read, operate in [
         (("read",), 403, 200, 403),
         (("generate",), 202, 403, 403),
         (("generate", "read"), 202, 200, 403),
@@ -145,7 +146,7 @@ async def test_a_key_does_what_its_scopes_say(world: World) -> None:
         body = {"model": "sandbox/aurora", "prompt": "x"}
         assert (await world.http.post("/v1/generations", headers=headers, json=body)).status_code == create
         assert (await world.http.get("/v1/generations", headers=headers)).status_code == read
-        assert (await world.http.get("/admin/v1/users/demo", headers=headers)).status_code == admin
+        assert (await world.http.get("/admin/v1/users/demo", headers=headers)).status_code == operate
 
 
 async def test_the_admin_key_is_no_users_key(world: World) -> None:
@@ -153,7 +154,6 @@ async def test_the_admin_key_is_no_users_key(world: World) -> None:
 
 
 async def test_every_route_asks_for_a_key(world: World) -> None:
-    open_to_all = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
     asked = 0
     for path, operations in world.app.openapi()["paths"].items():
         for method in operations:
@@ -161,8 +161,9 @@ async def test_every_route_asks_for_a_key(world: World) -> None:
             assert answer.status_code in {401, 422}, (method, path)
             asked += answer.status_code == 401
     assert asked >= 20
-    plain = {route.path for route in world.app.routes if isinstance(route, Route)}
-    assert plain - open_to_all <= set(world.app.openapi()["paths"])
+    modules = (generations, images, account, admin)
+    plain = {route.path for module in modules for route in module.router.routes if isinstance(route, Route)}
+    assert plain == set(world.app.openapi()["paths"])
 
 
 async def test_what_is_anothers_is_not_there(world: World) -> None:
@@ -195,7 +196,7 @@ async def test_an_address_that_is_none_and_a_method_that_is_wrong_are_problems_t
     is_problem(await world.call("GET", "/v1/generations/"), 404, "not_found")
     answer = await world.call("PUT", "/v1/generations")
     is_problem(answer, 405, "method_not_allowed")
-    assert "POST" in answer.headers["allow"]
+    assert answer.headers["allow"] == "GET, POST"
     is_problem(await world.call("TRACE", "/v1/account"), 405, "method_not_allowed")
 
 
@@ -260,6 +261,7 @@ async def test_lists_can_be_narrowed(world: World) -> None:
         "created_after=0001-01-01T00:00:00%2B14:00",
         "created_before=9999-12-31T23:59:59-14:00",
         "created_after=2026-01-01T00:00:00",
+        "created_after=1767225600",
     ],
 )
 async def test_a_bad_query_is_refused(world: World, query: str) -> None:
@@ -386,7 +388,7 @@ async def test_only_a_hash_of_a_key_is_stored(world: World) -> None:
     assert key not in row["row"]
 
 
-@pytest.mark.parametrize("user_id", ["a b", "a%2Fb", "x" * 65, "%00", "ü", "a\\b", "..%2f"])
+@pytest.mark.parametrize("user_id", ["a b", "a%2Fb", "x" * 65, "%00", "ü", "a\\b", "..%2f", "%2e", "%2e%2e", ".a"])
 async def test_a_user_id_that_could_not_be_in_a_key_is_refused(world: World, user_id: str) -> None:
     answer = await world.http.put(f"/admin/v1/users/{user_id}", headers=ADMIN, json={})
     assert answer.status_code in {404, 422}

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from ledger_world import PLANS, World, ledger_world
@@ -183,7 +184,8 @@ async def test_a_statement_is_read_page_by_page_and_adds_up_to_the_balance(world
         await world.charge("ada", 3)
         world.clock.advance(hours=1)
 
-    lines, place = [], 2**62
+    lines: list[dict[str, Any]] = []
+    place: int | None = 2**62
     while place:
         page, place = await world.statements.statement("ada", before=place, limit=3)
         lines += page

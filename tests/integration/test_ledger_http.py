@@ -17,9 +17,9 @@ TOKEN = "service-token"
 @pytest.fixture
 async def ledger(database_url: str) -> AsyncIterator[httpx.AsyncClient]:
     settings = LedgerSettings(
-        ledger_database_url=database_url,  # type: ignore[arg-type]
-        service_token=TOKEN,  # type: ignore[arg-type]
-        amqp_url="amqp://guest:guest@127.0.0.1:1/",  # type: ignore[arg-type]
+        ledger_database_url=database_url,
+        service_token=TOKEN,
+        amqp_url="amqp://guest:guest@127.0.0.1:1/",
         shutdown_grace_s=1,
     )
     app = build(settings)

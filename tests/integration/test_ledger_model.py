@@ -231,8 +231,8 @@ def test_the_ledger_does_what_its_model_does(database_url: str) -> None:
         opened = ledger_world(database_url)
         world = runner.run(opened.__aenter__())
         try:
-            run_state_machine_as_test(  # type: ignore[no-untyped-call]
-                lambda: LedgerMachine(world, runner),
+            run_state_machine_as_test(
+                lambda: LedgerMachine(world, runner),  # type: ignore[arg-type]
                 settings=settings(
                     max_examples=50,
                     stateful_step_count=40,

@@ -9,14 +9,15 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from proxies import tcp_proxy
+from waiting import by_way_of, until
+
 from pixorly import telemetry
 from pixorly.db import Database, migrate
 from pixorly.errors import OutageError
 from pixorly.events import Event, ImageGenerated
 from pixorly.ids import new_id
 from pixorly.outbox import Bus, Outbox
-from proxies import tcp_proxy
-from waiting import by_way_of, until
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -20,8 +20,8 @@ LONGEST_SILENCE_S: Final = 30.0
 SHORTEST_LISTENING_S: Final = 2.0
 """With less time left than this, looking is simpler than listening."""
 NEWS: Final = frozenset({"snapshot", "update", "settled"})
-TOLERANCE: Final = 2
-"""Whoever waits for a job tries this many times as often as others: an API that is started again is worth it."""
+MORE_TRIES: Final = 4
+"""Whoever waits for a job tries this much more often than others: an API that is started again is worth a minute."""
 
 
 def generated(call: Call[Generation], patience: Patience, timeout_s: float) -> Flow[Generation]:
@@ -46,7 +46,7 @@ def waited(job_id: str, patience: Patience, timeout_s: float) -> Flow[Generation
     Raises:
         NotSettledYet: The time is up.
     """
-    watch = Watch(job_id, replace(patience, tries=TOLERANCE * patience.tries), patience.clock() + timeout_s)
+    watch = Watch(job_id, replace(patience, tries=patience.tries + MORE_TRIES), patience.clock() + timeout_s)
     job = yield from watch.listen()
     if job is None:
         job = yield from watch.look()

@@ -7,8 +7,8 @@ arrived all the same: it is repeated with the same id, never taken back.
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import structlog
@@ -27,12 +27,28 @@ from pixorly.topology import EVENTS_EXCHANGE, EXCHANGES, RETRY_EXCHANGE
 _log = structlog.get_logger()
 _tracer = trace.get_tracer("pixorly.broker")
 _RECONNECT_S: Final = 1.0
+_CONNECT_S: Final = 10.0
+"""The longest that a handshake may take: a server or balancer that accepts and says nothing would hold it for ever."""
 
 ATTEMPT_HEADER: Final = "pixorly-attempt"
 
 # FastStream and aio-pika log every reconnect at length; what matters is logged here.
 for _name in ("aio_pika", "aiormq", "faststream"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what a link that is lost raises into an `OutageError`."""
+    try:
+        yield
+    except (AMQPError, RuntimeError, OSError) as error:
+        raise OutageError("rabbitmq", f"RabbitMQ is away: {type(error).__name__}.") from error
+    except asyncio.CancelledError as error:
+        # A link that is declared dead cancels what waits on it, in a task that nobody cancelled.
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        raise OutageError("rabbitmq", "The link to RabbitMQ was lost.") from error
 
 
 def make_broker(settings: AmqpSettings, name: str) -> RabbitBroker:
@@ -43,6 +59,7 @@ def make_broker(settings: AmqpSettings, name: str) -> RabbitBroker:
         f"{url}{separator}heartbeat={settings.amqp_heartbeat_s}&name={name}",
         fail_fast=False,
         reconnect_interval=_RECONNECT_S,
+        timeout=_CONNECT_S,
         graceful_timeout=None,
         default_channel=Channel(on_return_raises=True),
         apply_types=False,
@@ -74,12 +91,13 @@ class Publisher(Bus):
     async def _connect(self) -> None:
         while not self._connected.is_set():
             try:
-                await self._broker.connect()
-                for exchange in self._exchanges.values():
-                    await self._broker.declare_exchange(exchange)
+                with translated():
+                    await self._broker.connect()
+                    for exchange in self._exchanges.values():
+                        await self._broker.declare_exchange(exchange)
                 self._connected.set()
-            except (AMQPError, OSError, RuntimeError) as error:
-                _log.warning("rabbitmq is away", error=type(error).__name__)
+            except OutageError as error:
+                _log.warning("rabbitmq is away", reason=error.message)
                 await asyncio.sleep(_RECONNECT_S)
 
     async def close(self) -> None:
@@ -125,27 +143,21 @@ class Publisher(Bus):
             await asyncio.wait([other])
         mine = self._in_flight[message_id] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._connected.wait()
-                await self._broker.publish(
-                    body,
-                    exchange=self._exchanges[exchange],
-                    routing_key=routing_key,
-                    message_id=message_id,
-                    message_type=message_type,
-                    correlation_id=correlation_id,
-                    content_type="application/json",
-                    headers=dict(headers),
-                    persist=True,
-                    mandatory=True,
-                )
-        except (AMQPError, RuntimeError, OSError) as error:
-            raise OutageError("rabbitmq", f"RabbitMQ did not take a message: {type(error).__name__}.") from error
-        except asyncio.CancelledError as error:
-            # A link that is declared dead cancels what waits on it, in a task that nobody cancelled.
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise
-            raise OutageError("rabbitmq", "The link to RabbitMQ was lost.") from error
+            with translated():
+                async with asyncio.timeout(self._timeout_s):
+                    await self._connected.wait()
+                    await self._broker.publish(
+                        body,
+                        exchange=self._exchanges[exchange],
+                        routing_key=routing_key,
+                        message_id=message_id,
+                        message_type=message_type,
+                        correlation_id=correlation_id,
+                        content_type="application/json",
+                        headers=dict(headers),
+                        persist=True,
+                        mandatory=True,
+                    )
         finally:
             del self._in_flight[message_id]
             mine.set_result(None)
@@ -156,7 +168,7 @@ class Publisher(Bus):
         Raises:
             OutageError: RabbitMQ did not confirm in time.
         """
-        try:
+        with translated():
             async with asyncio.timeout(2):
                 await self._connected.wait()
                 await self._broker.publish(
@@ -165,8 +177,6 @@ class Publisher(Bus):
                     routing_key=f"{self._service}.probe",
                     mandatory=False,
                 )
-        except (AMQPError, RuntimeError, OSError) as error:
-            raise OutageError("rabbitmq", f"rabbitmq does not confirm: {type(error).__name__}.") from error
 
 
 def _event_headers(event: Event) -> dict[str, Any]:

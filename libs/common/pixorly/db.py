@@ -39,8 +39,6 @@ def translated() -> Iterator[None]:
     try:
         yield
     except _AWAY as error:
-        if isinstance(error, ValueError):
-            raise  # asyncpg's word for a value that the statement can't take: a bug, or somebody's input
         raise OutageError("postgres", f"PostgreSQL is away: {type(error).__name__}.") from error
 
 

@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from pixorly import telemetry
-from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, span_attributes
+from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, span_attributes, translated
 from pixorly.errors import OutageError, PixorlyError, ServerError, TransientError, UserError
 from pixorly.events import EVENTS, Event, JobRetrying, Stage
 from pixorly.failpoints import failpoint
@@ -392,12 +392,13 @@ class Consumer:
     async def _run(self) -> None:
         while True:
             try:
-                if self._broker is None:
-                    await self._consume()
-                else:
-                    await self._declare(self._broker)
-            except (AMQPError, OSError, RuntimeError) as error:
-                _log.warning("rabbitmq is away", error=type(error).__name__, detail=str(error)[:200])
+                with translated():
+                    if self._broker is None:
+                        await self._consume()
+                    else:
+                        await self._declare(self._broker)
+            except OutageError as error:
+                _log.warning("rabbitmq is away", reason=error.message, detail=str(error.__cause__)[:200])
             await asyncio.sleep(_REASSERT_S if self._broker else _START_AGAIN_S)
 
     async def _consume(self) -> None:

@@ -1,8 +1,8 @@
 """Named points at which a process can be told to die, so that tests can kill it in the middle of anything.
 
-`PIXORLY_FAILPOINTS=generator.answered=/some/file` kills the generator with SIGKILL the first time that it comes by that
-point: when it could make the file. Without the setting, which production never has, a point costs one look at an empty
-dict. Names start with the service; commas divide several.
+`PIXORLY_FAILPOINTS=generator.call.answered=/some/file` kills the generator with SIGKILL the first time that it comes by
+that point: when it could make the file, so it also waits for the file's folder. Without the setting, which production
+never has, a point costs one look at an empty dict. Names start with the process's name; commas divide several.
 """
 
 import os
@@ -33,6 +33,6 @@ def failpoint(point: str) -> None:
         return
     try:
         _armed[point].touch(exist_ok=False)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         return
     os.kill(os.getpid(), signal.SIGKILL)

@@ -97,7 +97,8 @@ QUEUES: Final = (
 )
 
 PUBLISHES: Final[dict[str, tuple[type[Event], ...]]] = {
-    "api": (JobCreated, JobCompleted, JobFailed, JobCanceled, ImageDeleted),
+    # The api's reconciler says again what an open slot waits on, so it also publishes what the generator said.
+    "api": (JobCreated, JobCompleted, JobFailed, JobCanceled, ImageDeleted, ImageGenerated),
     "generator": (JobStarted, JobRetrying, ImageGenerated, ImageFailed),
     "uploader": (ImageUploaded, ImageFailed, JobRetrying),
     "ledger": (),

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.markup import escape
 
-from pixorly_client import ConnectionTrouble, Pixorly, PixorlyAPIError, PixorlyError
+from pixorly_client import ConnectionTrouble, Patience, Pixorly, PixorlyAPIError, PixorlyError
 from pixorly_stack.commands import settings_for
 from pixorly_stack.console import err, show_problem
 from pixorly_stack.errors import StackError
@@ -23,6 +23,8 @@ from pixorly_stack.showing import show_json
 FAILED = 1
 REFUSED = 2
 INTERRUPTED = 130
+TRIES = 7
+"""About ten seconds: an api that died is started again in less."""
 _FIRST_SERVER_STATUS = 500
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -76,7 +78,7 @@ def find_api(told: Mapping[str, str], folder: Folder) -> ApiAccess:
 def connect(named: Path | None) -> Pixorly:
     """Return a client of the API that the environment or the stack's folder names."""
     access = find_api(environment(), Folder(settings_for(named).dir))
-    return Pixorly(access.key, access.url, trust_env=not access.local)
+    return Pixorly(access.key, access.url, patience=Patience(tries=TRIES), trust_env=not access.local)
 
 
 @contextmanager

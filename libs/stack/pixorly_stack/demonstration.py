@@ -255,7 +255,15 @@ def _show_events(story: Story) -> None:
 
 def _details(event: Heard) -> str:
     body = event.body
-    parts = [f"image {body['index']}" if event.type.startswith("image.") and "index" in body else ""]
-    parts.append(f"attempt {body['attempt']} on {body.get('provider', '')}" if event.type == "job.started" else "")
-    parts.append(size_in_words(body.get("bytes")) if "bytes" in body else "")
-    return escape("  ".join(part for part in parts if part))
+    match event.type:
+        case "job.started":
+            words = f"attempt {body.get('attempt')} on {body.get('provider')}"
+        case "job.retrying":
+            words = f"{body.get('code')}, again in {body.get('delay_s')} s"
+        case "image.generated" | "image.uploaded":
+            words = f"image {body.get('index')}  {size_in_words(body.get('bytes'))}"
+        case "image.failed":
+            words = f"image {body.get('index')}  {body.get('code')}"
+        case _:
+            words = ""
+    return escape(words)

@@ -16,7 +16,7 @@ import asyncpg
 from pixorly_stack.errors import PartMissingError, StackError
 from pixorly_stack.folder import EXTERNAL, Folder
 from pixorly_stack.keeper import State
-from pixorly_stack.management import Management
+from pixorly_stack.management import Management, ManagementError
 from pixorly_stack.ports import LOOPBACK, is_free
 from pixorly_stack.postgres import choose_guise, find_binaries
 from pixorly_stack.rabbitmq import find_installed, missing
@@ -31,6 +31,7 @@ from pixorly_stack.units import anything_answers
 PYTHONS = ((3, 11), (3, 14))
 SPACE_BYTES = 2_000_000_000
 HERE = ("Linux", "Darwin")
+NO_MANAGEMENT = "its management API does not (PIXORLY_RABBITMQ_MANAGEMENT_URL), so all services share one user"
 WELL = {State.READY, EXTERNAL}
 
 
@@ -160,7 +161,10 @@ async def _ask_rabbitmq(settings: StackSettings) -> str:
         raise StackError(f"PIXORLY_AMQP_URL does not answer: {error or type(error).__name__}") from error
     given = settings.rabbitmq_management_url
     async with Management(given.get_secret_value() if given else usual_management_url(url), timeout_s=5) as management:
-        version = (await management.overview()).get("rabbitmq_version")
+        try:
+            version = (await management.overview()).get("rabbitmq_version")
+        except ManagementError:
+            return f"answers at PIXORLY_AMQP_URL; {NO_MANAGEMENT}"
     return f"version {version} at PIXORLY_AMQP_URL"
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pixorly_stack.errors import StartError
-from pixorly_stack.processes import Identity, spawn
+from pixorly_stack.processes import Identity, listens, spawn
 from pixorly_stack.units import Unit
 
 DEATHS_AT_START = 3
@@ -181,7 +181,7 @@ class Keeper:
     async def _watch_health(self) -> None:
         pause_s = self._pace.probe_s
         while True:
-            if await self.unit.is_ready():
+            if await self._answers():
                 self._was_ready.set()
                 self._change(State.READY)
                 pause_s = self._pace.health_s
@@ -189,6 +189,14 @@ class Keeper:
                 self._change(State.UNREADY)
                 pause_s = self._pace.unready_s
             await asyncio.sleep(pause_s)
+
+    async def _answers(self) -> bool:
+        """Tell whether it is this process that answers, and not another one that has its port."""
+        if not await self.unit.is_ready():
+            return False
+        if self.state is State.READY or self.unit.port is None:
+            return True
+        return self._process is not None and listens(self._process.pid, self.unit.port)
 
     def _change(self, state: State) -> None:
         if state != self.state:

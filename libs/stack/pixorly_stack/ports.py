@@ -1,7 +1,12 @@
 """Free ports, chosen once and kept."""
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from pixorly_stack.files import read_json, write_json
@@ -34,9 +39,44 @@ class Ports:
     def _choose(self, wishes: tuple[int | None, ...], twin: int) -> int:
         taken = {self._ports[name] for name in self._settled}
         for wish in (*wishes, *random.sample(CHOICE, TRIES)):
-            if wish is not None and wish not in taken and is_free(wish) and (not twin or is_free(wish + twin)):
+            if wish is not None and wish not in taken and _can_have(wish) and (not twin or _can_have(wish + twin)):
                 return wish
         raise OSError("no free port was found on 127.0.0.1")
+
+
+def _can_have(port: int) -> bool:
+    return is_free(port) and claim(port)
+
+
+@cache
+def _claims() -> int | None:
+    """Open the file in which each byte stands for a port, and return its descriptor; None where it is closed to us."""
+    path = Path(tempfile.gettempdir()) / "pixorly-ports.lock"
+    for flags in (os.O_RDWR, os.O_RDWR | os.O_CREAT):  # some systems let nobody create what another user has made
+        try:
+            file = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        except OSError:
+            continue
+        with suppress(PermissionError):
+            os.fchmod(file, 0o666)  # for all users, whatever the mask of the first
+        return file
+    return None
+
+
+def claim(port: int) -> bool:
+    """Keep other stacks of this machine from a port that its process does not listen on yet, while this process lives.
+
+    Returns:
+        Whether no other has claimed it.
+    """
+    file = _claims()
+    if file is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
 
 
 def is_free(port: int) -> bool:

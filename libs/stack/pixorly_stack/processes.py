@@ -81,6 +81,17 @@ def program_of(pid: int) -> str:
         return ""
 
 
+def listens(pid: int, port: int) -> bool:
+    """Tell whether a process listens on a port; where the system does not say, it is taken to."""
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.AccessDenied:
+        return True
+    except psutil.NoSuchProcess:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections)
+
+
 async def spawn(command: Command, log: Path) -> asyncio.subprocess.Process:
     """Start a process in a session of its own, with its words appended to `log`; it dies with this process.
 

@@ -10,7 +10,7 @@ from pixorly_stack.aliases import Alias
 from pixorly_stack.errors import PartMissingError
 from pixorly_stack.ports import LOOPBACK, Ports
 from pixorly_stack.processes import Command
-from pixorly_stack.rabbitmq_packages import FetchError, fetch, package_folder, supported
+from pixorly_stack.rabbitmq_packages import FetchError, fetch, fetched, package_folder, supported
 from pixorly_stack.rabbitmq_scripts import OLDEST, system_scripts, version_of
 from pixorly_stack.units import Unit, name_server_answers, url_answers
 
@@ -102,6 +102,11 @@ def find_installation(cache: Path, chosen: Path | None = None) -> Installation:
     packages = Alias(package_folder(cache))
     packages.make()
     return _unpacked(packages)
+
+
+def must_be_fetched(cache: Path, chosen: Path | None = None) -> bool:
+    """Tell whether it will take a moment to get hold of RabbitMQ."""
+    return not chosen and not system_scripts() and not fetched(cache) and supported()
 
 
 def find_installed(chosen: Path | None = None) -> Installation | None:

@@ -1,8 +1,10 @@
 """PostgreSQL, RabbitMQ and S3: started here, or somebody else's where the environment names them."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +17,7 @@ from pixorly_stack.files import Secrets
 from pixorly_stack.keeper import Keeper
 from pixorly_stack.ports import Ports
 from pixorly_stack.postgres import Postgres
-from pixorly_stack.rabbitmq import RabbitMQ
+from pixorly_stack.rabbitmq import RabbitMQ, must_be_fetched
 from pixorly_stack.s3 import ObjectStore
 from pixorly_stack.settings import StackSettings
 from pixorly_stack.units import Unit
@@ -37,6 +39,7 @@ class Servers:
         *,
         durable: bool = True,
         on_change: Callable[[Keeper], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.keepers: list[Keeper] = []
         self._folder = folder.absolute()
@@ -44,6 +47,7 @@ class Servers:
         self._settings = settings
         self._durable = durable
         self._on_change = on_change
+        self._say = say
         self._secrets = Secrets(self._folder / "secrets.json")
         self.ports = Ports(self._folder / "ports.json")
         self._running = AsyncExitStack()
@@ -109,6 +113,8 @@ class Servers:
 
     async def _start_rabbitmq(self) -> None:
         if self._settings.amqp_url is None:
+            if must_be_fetched(self._settings.cache_dir, self._settings.rabbitmq_bin):
+                self._say("fetching RabbitMQ from the system's packages, this once (35 MB, nothing is installed)")
             for unit in await self._rabbitmq().prepare():
                 await self._keep(unit)
 
@@ -117,6 +123,8 @@ class Servers:
             await self._keep(await self._s3().prepare())
 
     async def _keep(self, unit: Unit) -> None:
+        if not self._durable:
+            unit = replace(unit, stop_signal=signal.SIGKILL)  # nobody wants the data, so nobody waits for it
         keeper = Keeper(unit, self._folder / "logs", self._on_change)
         self.keepers.append(keeper)
         await keeper.start(START_WITHIN_S)

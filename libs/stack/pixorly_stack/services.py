@@ -119,7 +119,7 @@ class Tellings:
     def unit(self, service: Service, folder: Path, *, emulator: bool) -> Unit:
         """Return the unit that runs a service."""
         arguments = (word.format(port=self.port(service.name)) for word in service.arguments)
-        words = (sys.executable, "-m", service.module, *arguments)
+        words = (sys.executable, "-P", "-m", service.module, *arguments)
         command = Command(words, self.environment(service, emulator=emulator), folder)
         ready = f"{self.url(service.name)}/readyz"
         return Unit(

@@ -97,7 +97,7 @@ class Supervisor:
     async def _run(self, ready: Callable[[], None]) -> None:
         self._write()
         secrets = Secrets(self.folder.root / "secrets.json")
-        async with Servers(self.folder.root, self._settings, on_change=self._note) as servers:
+        async with Servers(self.folder.root, self._settings, on_change=self._note, say=self._say) as servers:
             own_server = self._settings.database_url is None
             prepared = await prepare(servers.access, secrets, own_server=own_server)
             if not prepared.own_users:

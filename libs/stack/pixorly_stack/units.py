@@ -19,7 +19,7 @@ class Unit:
 
     Attributes:
         name: Its name in `pixorly ps`, and of its log.
-        port: The port that people want to know.
+        port: The port that it listens on and people want to know, if it has one.
         command: How it is run.
         is_ready: Asked until it answers True; it never raises.
         before_start: Run before each start, a restart included.
@@ -30,7 +30,7 @@ class Unit:
     """
 
     name: str
-    port: int
+    port: int | None
     command: Command
     is_ready: Callable[[], Awaitable[bool]]
     before_start: Callable[[], None] = lambda: None

@@ -17,7 +17,7 @@ from pixorly.db import Database
 from pixorly.ids import new_id
 from pixorly_api import store
 from pixorly_api.errors import Forbidden, NotFound, Unauthorized
-from pixorly_api.schemas import Scope
+from pixorly_api.fields import Scope
 from pixorly_api.store import ApiKey
 
 PREFIX: Final = "px_live_"

@@ -127,6 +127,8 @@ class Creation:
 
     async def _claim(self, order: Order) -> Intent | UUID:
         """Return an intent that is ours to drive forward, or the id of the promised job that the order repeats."""
+        if order.key is None and not order.repeats:
+            return await self._begin(order)
         for _ in range(_TRIES):
             async with self._database.transaction() as connection:
                 earlier = await self._earlier(connection, order)
@@ -141,11 +143,16 @@ class Creation:
             # Another request with the same key came first; the next look finds it.
         raise IdempotencyInProgress(retry_after_s=1)
 
+    async def _begin(self, order: Order) -> Intent:
+        intent = _intent(order)
+        async with self._database.connection() as connection:
+            await store.insert_intent(connection, intent, order.deadline_s, self._windows.claim_s)
+        return intent
+
     async def _earlier(self, connection: Connection, order: Order) -> Earlier | None:
         """Return the job of the request that this one repeats, if it still counts."""
         if order.key is None:
-            if not order.repeats:
-                return None
+            await store.lock_body(connection, order.user_id, order.body_hash)
             return await store.earlier_by_body(
                 connection, order.user_id, order.body_hash, self._windows.client_retry_ttl_s
             )

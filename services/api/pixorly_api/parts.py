@@ -16,11 +16,11 @@ from pixorly.errors import InvalidRequest
 from pixorly_api.auth import Auth, Caller
 from pixorly_api.creation import Creation
 from pixorly_api.errors import NotFound
+from pixorly_api.fields import USER_ID, Scope
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import Ledger
 from pixorly_api.links import Links
 from pixorly_api.live import Watcher
-from pixorly_api.schemas import USER_ID, Scope
 from pixorly_api.settings import ApiSettings
 
 _UUID_BYTES: Final = 16
@@ -130,4 +130,4 @@ ImageId = Annotated[UUID, Depends(_image_id)]
 KeyId = Annotated[UUID, Depends(_key_id)]
 UserId = Annotated[str, Path(pattern=USER_ID, description="A user's id.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
-Cursor = Annotated[str | None, Query(max_length=200, pattern=r"^[A-Za-z0-9_-]+$", description="Where to go on.")]
+Cursor = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_-]{21}[AQgw]$", description="Where to go on.")]

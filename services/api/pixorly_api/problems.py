@@ -8,6 +8,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from pixorly.errors import InvalidRequest, OutageError, PixorlyError, TransientError
 from pixorly.outcomes import OUTCOMES, outcome_of
@@ -25,6 +26,7 @@ _BY_STATUS: Final[dict[int, type[PixorlyError]]] = {
     413: BodyTooLarge,
     422: InvalidRequest,
 }
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PLACES: Final = frozenset({"body", "query", "path", "header", "cookie"})
 _MOST_FIELDS: Final = 20
 _TEXT_MAX: Final = 300
@@ -86,12 +88,23 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         kind = _BY_STATUS.get(error.status_code, InternalFailure)
-        return respond(kind(), request_id_of(request), error.headers)
+        headers = {"Allow": ", ".join(_allowed(request))} if kind is MethodNotAllowed else error.headers
+        return respond(kind(), request_id_of(request), headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         # The server logs it, where it goes on to.
         return respond(InternalFailure(type(error).__name__), request_id_of(request))
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that an address takes, on whichever routes."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 def refusal(errors: Any) -> PixorlyError:

@@ -1,62 +1,17 @@
 """Request and response bodies: the public contract. Fields may be added, never renamed."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pixorly.outcomes import Fault
+from pixorly_api.fields import In, Out, Page, Text, not_blank
 
 Status = Literal["pending", "processing", "uploading", "completed", "failed", "canceled"]
 
-Scope = Literal["generate", "read", "admin"]
-
-USER_ID: Final = r"^[A-Za-z0-9_.@:-]{1,64}$"
-"""A user id becomes a part of object keys."""
 _METADATA_KEYS: Final = 16
-_FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_LAST: Final = datetime(2200, 1, 1, tzinfo=UTC)
-
-
-def _storable(text: str) -> str:
-    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError("holds a character that can't be stored (NUL or half of a surrogate pair)")
-    return text
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be blank")
-    return text
-
-
-def _with_plus(text: Any) -> Any:
-    """Read the space that a bare plus becomes in an address as the plus that was meant."""
-    return text.replace(" ", "+") if isinstance(text, str) else text
-
-
-def _in_reach(time: datetime) -> datetime:
-    if not _FIRST <= time <= _LAST:
-        raise ValueError("must lie between the years 2000 and 2200")
-    return time
-
-
-Text = Annotated[str, AfterValidator(_storable)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_with_plus), AfterValidator(_in_reach)]
-Name = Annotated[Text, Field(min_length=1, max_length=100)]
-
-
-class In(BaseModel):
-    """A request body: what it does not know it refuses."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class Out(BaseModel):
-    """A response body."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class CreateGeneration(In):
@@ -78,7 +33,7 @@ class CreateGeneration(In):
     )
 
     model: Annotated[Text, Field(min_length=1, max_length=128)]
-    prompt: Annotated[Text, Field(min_length=1, max_length=32_000), AfterValidator(_not_blank)]
+    prompt: Annotated[Text, Field(min_length=1, max_length=32_000), AfterValidator(not_blank)]
     """At most as many code points as the server's setting allows: 4,000 by default."""
     n: int = Field(default=1, ge=1, le=10)
     width: int | None = Field(default=None, ge=1, le=65_536)
@@ -205,23 +160,12 @@ class CreatedGenerationOut(GenerationOut):
     credits_remaining: int
 
 
-class Page(Out):
-    """What every list has."""
-
-    next_cursor: str | None = None
-    """Give it as `cursor` to get what follows; null at the end."""
-
-
-class GenerationList(Page):
+class GenerationList(Page[GenerationOut]):
     """Jobs, newest first."""
 
-    data: list[GenerationOut]
 
-
-class ImageList(Page):
+class ImageList(Page[StoredImageOut]):
     """Images, newest first."""
-
-    data: list[StoredImageOut]
 
 
 class TimelineEntry(Out):
@@ -303,10 +247,8 @@ class ModelOut(Out):
     typical_s: float
 
 
-class ModelList(Page):
+class ModelList(Page[ModelOut]):
     """The models on offer."""
-
-    data: list[ModelOut]
 
 
 class OutcomeOut(Out):
@@ -320,10 +262,8 @@ class OutcomeOut(Out):
     message: str
 
 
-class OutcomeList(Page):
+class OutcomeList(Page[OutcomeOut]):
     """The table of outcomes."""
-
-    data: list[OutcomeOut]
 
 
 class Storage(Out):
@@ -353,18 +293,6 @@ class Account(Out):
     expiring: list[Expiring] = Field(default_factory=list)
 
 
-class AdminAccount(Account):
-    """An account as the operator sees it."""
-
-    allowance: bool | None = None
-
-
-class AccountList(Page):
-    """Accounts, by user id."""
-
-    data: list[AdminAccount]
-
-
 class Transaction(Out):
     """A change of a balance."""
 
@@ -378,89 +306,5 @@ class Transaction(Out):
     created_at: datetime
 
 
-class TransactionList(Page):
+class TransactionList(Page[Transaction]):
     """Changes of a balance, newest first; the sum of all is the balance."""
-
-    data: list[Transaction]
-
-
-class PutUser(In):
-    """What an account is to be; what is left out stays."""
-
-    plan: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
-    status: Literal["active", "suspended"] | None = None
-    allowance: bool | None = None
-    """Whether the plan's monthly credits are given."""
-
-
-class PostGrant(In):
-    """Credits for a user."""
-
-    amount_credits: int = Field(ge=1, le=10**12)
-    reason: Annotated[Text, Field(max_length=500)] | None = None
-    grant_id: Annotated[Text, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
-    """A repeat with the same id gives nothing more."""
-    expires_at: Moment | None = None
-    kind: Literal["grant", "purchase"] = "grant"
-
-
-class Grant(Out):
-    """Credits that were given."""
-
-    grant_id: str
-    amount_credits: int
-    balance_credits: int
-    expires_at: datetime | None = None
-
-
-class PostKey(In):
-    """A key for a user."""
-
-    name: Name = "default"
-    scopes: tuple[Scope, ...] = Field(default=("generate", "read"), min_length=1, max_length=3)
-    expires_at: Moment | None = None
-
-
-class KeyOut(Out):
-    """A key, without its secret."""
-
-    id: UUID
-    user_id: str
-    name: str
-    prefix: str
-    scopes: list[str]
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None
-
-
-class CreatedKey(KeyOut):
-    """A key, this one time with its secret."""
-
-    key: str
-
-
-class KeyList(Page):
-    """A user's keys, newest first."""
-
-    data: list[KeyOut]
-
-
-class Check(Out):
-    """One thing that must add up."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    ok: bool
-    found: list[Any]
-
-
-class Audit(Out):
-    """Whether everything adds up."""
-
-    model_config = ConfigDict(extra="allow")
-
-    clean: bool
-    checks: list[Check]

@@ -189,6 +189,11 @@ async def earlier_by_key(connection: Connection, user_id: str, key: str, ttl_s: 
     return Earlier(**row) if row else None
 
 
+async def lock_body(connection: Connection, user_id: str, body_hash: bytes) -> None:
+    """Let repeats of one request without a key go one after the other, until the transaction ends."""
+    await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"{user_id}/{body_hash.hex()}")
+
+
 async def earlier_by_body(connection: Connection, user_id: str, body_hash: bytes, ttl_s: float) -> Earlier | None:
     """Return the caller's newest job with the same body that is younger than `ttl_s`."""
     row = await connection.fetchrow(

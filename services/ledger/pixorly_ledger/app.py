@@ -16,8 +16,9 @@ from pixorly_ledger import handlers
 from pixorly_ledger.accounts import Accounts
 from pixorly_ledger.audit import Audit
 from pixorly_ledger.credits import Credits
+from pixorly_ledger.problems import answer_errors
 from pixorly_ledger.reports import Reports
-from pixorly_ledger.routes import Ledger, answer_errors, routes
+from pixorly_ledger.routes import Ledger, add_routes
 from pixorly_ledger.settings import LedgerSettings
 from pixorly_ledger.statements import Statements
 from pixorly_ledger.storage import Storage
@@ -56,11 +57,10 @@ def build(settings: LedgerSettings) -> FastAPI:
 
     app = FastAPI(title="Pixorly ledger", lifespan=lifespan, openapi_url=None)
     answer_errors(app)
+    add_routes(app, ledger, settings.service_token.get_secret_value())
     # Money can be taken without RabbitMQ; what settles it waits in the queue.
-    app.include_router(
-        health.routes([Check("postgres", database.ping), Check("rabbitmq", consumer.probe, required=False)])
-    )
-    app.include_router(routes(ledger, settings.service_token.get_secret_value()))
+    checks = [Check("postgres", database.ping), Check("rabbitmq", consumer.probe, required=False)]
+    app.include_router(health.routes(checks))
     return app
 
 

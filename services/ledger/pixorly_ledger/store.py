@@ -469,18 +469,10 @@ async def insert_images(connection: Connection, images: Sequence[Image]) -> None
         )
 
 
-async def find_image(connection: Connection, image_id: UUID) -> Row | None:
-    """Return the storage of an image."""
-    row = await connection.fetchrow(
-        "select image_id, user_id, job_id, state, bytes from images where image_id = $1", image_id
-    )
-    return dict(row) if row else None
-
-
 async def find_images(connection: Connection, image_ids: Collection[UUID]) -> dict[UUID, Row]:
     """Return the storage of these images, by id."""
     rows = await connection.fetch(
-        "select image_id, state, bytes from images where image_id = any($1::uuid[])", list(image_ids)
+        "select image_id, user_id, state, bytes from images where image_id = any($1::uuid[])", list(image_ids)
     )
     return {row["image_id"]: dict(row) for row in rows}
 
@@ -493,12 +485,13 @@ async def owners_of_images(connection: Connection, image_ids: Collection[UUID]) 
     return {row["user_id"] for row in rows}
 
 
-async def store_image(connection: Connection, image_id: UUID, size_bytes: int) -> None:
-    """Write how much an image really takes."""
+async def store_images(connection: Connection, sizes: Sequence[tuple[UUID, int]]) -> None:
+    """Write how much images really take."""
     await connection.execute(
-        "update images set state = 'stored', bytes = $2 where image_id = $1 and state <> 'released'",
-        image_id,
-        size_bytes,
+        """update images i set state = 'stored', bytes = n.bytes
+           from unnest($1::uuid[], $2::bigint[]) as n(image_id, bytes)
+           where i.image_id = n.image_id and i.state <> 'released'""",
+        *_columns(sizes),
     )
 
 

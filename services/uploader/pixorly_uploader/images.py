@@ -60,10 +60,8 @@ _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 _BAND_PIXELS: Final = 1 << 21
 _THUMBHASH_PX: Final = 64
 """Thumbhash keeps fewer than eight waves a side; its limit is 100."""
-_WEBP_METHOD: Final = 0
-"""The fastest: methods 1 to 4 take up to five times as long for the same size (`bench/thumbnails.py`)."""
 _FILTER: Final = Image.Resampling.HAMMING
-"""Half the time of LANCZOS, and nobody can tell them apart at this size (`bench/thumbnails.py`)."""
+"""Half the time of LANCZOS, which is hard to tell apart from it (`bench/thumbnails.py`)."""
 _COLOUR_MODES: Final[dict[str, tuple[str, ...]]] = {"RGB": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}
 
 
@@ -89,12 +87,15 @@ class Recipe:
     Attributes:
         thumbnail_px: The long sides of the thumbnails.
         thumbnail_quality: WebP's, 1 to 100.
+        thumbnail_effort: WebP's method, 0 to 6. 2 makes files a third smaller than 0 for 9 ms more; beyond, time grows
+            and size hardly shrinks (`bench/thumbnails.py`).
         model: The name of the model that made the image, for the mark.
         label_original: Whether the original is marked too.
     """
 
     thumbnail_px: Sequence[int] = (256, 768)
     thumbnail_quality: int = 80
+    thumbnail_effort: int = 2
     model: str | None = None
     label_original: bool = False
 
@@ -179,8 +180,8 @@ def _within(width: int, height: int, limits: Limits) -> None:
         raise InvalidImage(f"The image has {width} x {height} pixels; {limits.max_pixels} are allowed in all.")
 
 
-def develop(data: bytes, container: Container, limits: Limits, recipe: Recipe) -> Picture:
-    """Decode an image that was inspected, and make what is stored of it.
+def develop(data: bytes, sha256: str, container: Container, limits: Limits, recipe: Recipe) -> Picture:
+    """Decode an image with this checksum that was inspected, and make what is stored of it.
 
     Raises:
         InvalidImage: It can't be decoded whole.
@@ -192,7 +193,9 @@ def develop(data: bytes, container: Container, limits: Limits, recipe: Recipe) -
     original = provenance.mark(data, container, recipe.model) if recipe.label_original else data
     content_type, extension = CONTENT_TYPES[container.format]
     width, height = (decoded.height, decoded.width) if turn in _SIDEWAYS else (decoded.width, decoded.height)
-    facts = Facts(content_type, extension, width, height, container.animated, hashlib.sha256(original).hexdigest())
+    if original is not data:
+        sha256 = checksum(original)
+    facts = Facts(content_type, extension, width, height, container.animated, sha256)
     thumbnails, smallest = _thumbnails(shown, sizes, recipe)
     return Picture(facts, original, thumbnails, _thumbhash(smallest))
 
@@ -203,7 +206,12 @@ def examine(data: bytes, limits: Limits, recipe: Recipe) -> Picture:
     Raises:
         InvalidImage: It is not one that we store.
     """
-    return develop(data, inspect(data, limits), limits, recipe)
+    return develop(data, checksum(data), inspect(data, limits), limits, recipe)
+
+
+def checksum(data: bytes) -> str:
+    """Return the SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,14 +340,14 @@ def _thumbnails(image: Image.Image, sizes: Sequence[int], recipe: Recipe) -> tup
         if size != image.size:
             image = image.resize(size, _FILTER)
         if encoded is None or encoded[0] != size:
-            encoded = size, _as_webp(image, recipe.thumbnail_quality, mark)
+            encoded = size, _as_webp(image, recipe, mark)
         thumbnails[long_px] = encoded[1]
     return thumbnails, image
 
 
-def _as_webp(image: Image.Image, quality: int, mark: bytes) -> bytes:
+def _as_webp(image: Image.Image, recipe: Recipe, mark: bytes) -> bytes:
     file = BytesIO()
-    image.save(file, "WEBP", quality=quality, method=_WEBP_METHOD, xmp=mark)
+    image.save(file, "WEBP", quality=recipe.thumbnail_quality, method=recipe.thumbnail_effort, xmp=mark)
     return file.getvalue()
 
 

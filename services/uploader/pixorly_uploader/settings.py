@@ -1,19 +1,28 @@
 """The uploader's settings."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pixorly.settings import AmqpSettings, Delays, LedgerClientSettings, ProcessSettings, StorageSettings
 from pixorly_uploader.images import Limits, Recipe
+
+_SMALLEST_PX: Final = 16
+_LARGEST_PX: Final = 4096
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-Sizes = Annotated[Delays, Field(min_length=1, max_length=8)]
+def _sizes(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not all(_SMALLEST_PX <= value <= _LARGEST_PX for value in values):
+        raise ValueError(f"a thumbnail has from {_SMALLEST_PX} to {_LARGEST_PX} pixels on its long side")
+    return tuple(sorted(set(values)))
+
+
+Sizes = Annotated[Delays, Field(min_length=1, max_length=8), AfterValidator(_sizes)]
 
 
 class UploaderSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSettings):
@@ -23,15 +32,23 @@ class UploaderSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerCli
     thumbnail_px: Sizes = (256, 768)
     """The long sides of the thumbnails, with commas between them."""
     thumbnail_quality: int = Field(default=80, ge=1, le=100)
+    thumbnail_effort: int = Field(default=2, ge=0, le=6)
+    """How long WebP's encoder tries: 0 is the fastest, at 2 files are a third smaller, beyond that little is won."""
     image_max_bytes: int = Field(default=64 << 20, ge=1)
     image_max_pixels: int = Field(default=64 << 20, ge=1)
     image_memory_bytes: int = Field(default=320 << 20, ge=1)
     """What all decodes under way may take together, and so the most that one may."""
     staged_memory_bytes: int = Field(default=96 << 20, ge=1)
     """How many bytes of staged images may be in memory at once."""
-    image_threads: int = Field(default_factory=_cores, ge=1, le=64)
+    image_threads: int = Field(default=0, ge=0, le=64)
+    """How many images are decoded at once; 0 is one for each core."""
     label_originals: bool = False
     """Whether the mark that a model made it is put into originals too; thumbnails always carry it."""
+
+    @property
+    def threads(self) -> int:
+        """How many images are decoded at once."""
+        return self.image_threads or _cores()
 
     @property
     def limits(self) -> Limits:
@@ -41,4 +58,9 @@ class UploaderSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerCli
     @property
     def recipe(self) -> Recipe:
         """What to make of each image."""
-        return Recipe(self.thumbnail_px, self.thumbnail_quality, label_original=self.label_originals)
+        return Recipe(
+            self.thumbnail_px,
+            self.thumbnail_quality,
+            self.thumbnail_effort,
+            label_original=self.label_originals,
+        )

@@ -37,7 +37,7 @@ def build(settings: UploaderSettings) -> FastAPI:
     publisher = Publisher(settings, "uploader")
     blobs = S3Blobs(settings)
     ledger = HttpLedger(settings)
-    workshop = Workshop(settings.limits, settings.image_threads)
+    workshop = Workshop(settings.limits, settings.threads)
     uploader = Uploader(
         blobs=blobs,
         ledger=ledger,

@@ -4,7 +4,7 @@ It stands for `pixorly.broker.Publisher` on the one side and for the broker and 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -26,17 +26,16 @@ class Message:
 
     Attributes:
         attempt: What its header says, as the ladder counts.
-        returns: How often it went back to its queue without an acknowledgement.
-        holder: Which process has it in hand, in which life and over which connection.
-        acknowledged: Whether it is gone.
+        returns: How often it went back to its queue without an acknowledgement; an acknowledgement is of one delivery,
+            and void after the next return.
+        holder: Which process has it in hand.
     """
 
     event: Event
     queue: str
     attempt: int = 1
     returns: int = 0
-    holder: tuple[Process, int] | None = None
-    acknowledged: bool = False
+    holder: Process | None = None
 
     def __str__(self) -> str:
         return f"{told(self.event)} in {self.queue}" + (f" (attempt {self.attempt})" if self.attempt > 1 else "")
@@ -66,7 +65,7 @@ class Bus:
     """
 
     world: "World"
-    messages: set[Message] = field(default_factory=set)
+    messages: dict[Message, None] = field(default_factory=dict)
     dead: list[tuple[Message, str]] = field(default_factory=list)
     purged: bool = False
     listeners: dict[str, dict[Process, Callable[[Message], None]]] = field(
@@ -98,16 +97,18 @@ class Bus:
         Raises:
             OutageError: As for `publish`.
         """
-        await self._send(f"bury {message}: {reason}", _undertakers(message))
-        self.dead.append((message, reason))
+        await self._send(f"bury {message}: {reason}", _undertakers(message), dead=[(message, reason)])
 
-    async def _send(self, what: str, messages: list[Message], delay_s: float = 0.0) -> None:
+    async def _send(
+        self, what: str, messages: list[Message], delay_s: float = 0.0, dead: Iterable[tuple[Message, str]] = ()
+    ) -> None:
         world = self.world
         await world.step(what)
         if world.away("rabbitmq") or world.happens("publish_lost"):
             raise OutageError("rabbitmq")
         for message in messages:
             self._take(message, delay_s)
+        self.dead.extend(dead)
         world.note_published(messages)
         await world.step("is confirmed")
         if world.happens("publish_ambiguous"):
@@ -117,7 +118,7 @@ class Bus:
     def _take(self, message: Message, delay_s: float) -> None:
         copies = 2 if self.world.happens("duplicate") else 1
         for copy in [message, *(Message(message.event, message.queue, message.attempt) for _ in range(copies - 1))]:
-            self.messages.add(copy)
+            self.messages[copy] = None
             self.world.clockwork.later(delay_s + self.world.latency(), lambda copy=copy: self._arrive(copy))  # type: ignore[misc]
 
     def _arrive(self, message: Message) -> None:
@@ -131,7 +132,7 @@ class Bus:
             message = next(iter(waiting))
             del waiting[message]
             process, consume = self.world.clockwork.random.choice(listeners)
-            message.holder = (process, process.life)
+            message.holder = process
             consume(message)
 
     def listen(self, queue: str, process: Process, consume: Callable[[Message], None]) -> None:
@@ -139,26 +140,21 @@ class Bus:
         self.listeners[queue][process] = consume
         self._hand_out(queue)
 
-    def acknowledge(self, message: Message, process: Process) -> None:
+    def acknowledge(self, message: Message, delivery: int) -> None:
         """Take an acknowledgement, unless the connection over which the message was handed out is gone."""
-        if message.holder == (process, process.life) and message in self.messages:
-            message.acknowledged = True
-            self.messages.discard(message)
+        if message.returns == delivery and message in self.messages:
+            del self.messages[message]
             self.world.touch()
 
-    def hand_back(self, message: Message, process: Process) -> None:
+    def hand_back(self, message: Message, delivery: int) -> None:
         """Take a message back from a process that can't handle it now."""
-        if message.holder == (process, process.life) and message in self.messages:
+        if message.returns == delivery and message in self.messages:
             self._return(message)
 
     def disconnect(self, process: Process) -> None:
         """Take back all that a process has in hand."""
-        for message in self._in_hand(process):
+        for message in [message for message in self.messages if message.holder is process]:
             self._return(message)
-
-    def _in_hand(self, process: Process) -> list[Message]:
-        held = [message for message in self.messages if message.holder and message.holder[0] is process]
-        return sorted(held, key=lambda message: (message.queue, str(message.event.event_id), message.attempt))
 
     def forget(self, process: Process) -> None:
         """Take back all that a process that died had in hand, and send it nothing more."""
@@ -173,21 +169,20 @@ class Bus:
         if message.returns <= self.world.weather.delivery_limit:
             self.world.clockwork.later(self.world.latency(), lambda: self._arrive(message))
             return
-        self.messages.discard(message)
+        del self.messages[message]
         self.dead.append((message, "delivery limit"))
-        self.world.clockwork.trace.append((self.world.clockwork.now_s, "rabbitmq", f"{message} dies of its returns"))
+        self.world.clockwork.tell_of("rabbitmq", f"{message} dies of its returns")
         for other in _undertakers(message):
             self._take(other, 0)
 
     def purge(self, queue: str) -> None:
         """Empty a queue of what nobody has in hand."""
         self.purged = True
-        gone = {message for message in self.messages if message.queue == queue and message.holder is None}
-        self.messages -= gone
+        gone = [message for message in self.messages if message.queue == queue and message.holder is None]
+        for message in gone:
+            del self.messages[message]
         self._waiting[queue].clear()
-        self.world.clockwork.trace.append(
-            (self.world.clockwork.now_s, "rabbitmq", f"somebody purges {queue}: {len(gone)} messages")
-        )
+        self.world.clockwork.tell_of("rabbitmq", f"somebody purges {queue}: {len(gone)} messages")
 
     def back(self) -> None:
         """Hand out what waits, after an outage."""

@@ -60,6 +60,7 @@ class Process:
         alive: Whether it runs.
         life: Which of its lives this is.
         frozen_until_s: Until when it does nothing, as after a SIGSTOP.
+        frozen_s: For how long it was frozen at a stretch, at the most, in this life.
         skew_s: How far its clock is off.
     """
 
@@ -69,26 +70,26 @@ class Process:
     alive: bool = False
     life: int = 0
     frozen_until_s: float = 0.0
+    frozen_s: float = 0.0
     skew_s: float = 0.0
-    tasks: set[Task] = field(default_factory=set)
+    tasks: dict[Task, None] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start, unless it runs."""
         if not self.alive:
-            self.alive, self.frozen_until_s = True, 0.0
+            self.alive, self.frozen_until_s, self.frozen_s = True, 0.0, 0.0
             self.life += 1
             self.boot(self)
 
-    def die(self) -> None:
-        """Die as by SIGKILL: what was in memory is gone, nothing is tidied up."""
+    def die(self) -> list[Task]:
+        """Die: what was in memory is gone, nothing is tidied up. Return the tasks that died with it."""
         self.alive = False
-        tasks, self.tasks = self.tasks, set()
+        tasks, self.tasks = list(self.tasks), {}
         for task in tasks:
-            task.ended = True
+            task.ended, task.error = True, Gone(self.name)
             task.work.close()
         self.on_death(self)
-        for task in tasks:
-            task.error = Gone(self.name)
+        return tasks
 
 
 class Bell:
@@ -179,7 +180,7 @@ class Clockwork:
         """Begin a task."""
         task = Task(work, process)
         if process is not None:
-            process.tasks.add(task)
+            process.tasks[task] = None
         self._push(self.now_s + delay_s, task, 0)
         return task
 
@@ -220,22 +221,21 @@ class Clockwork:
                 self._push(process.frozen_until_s + self.random.random() / 10, task, epoch)
                 return
             if self.dies(process):
-                self.tell_of(process, "dies")
-                self._die(process)
-                self.after()
+                self.kill(process)
                 return
         self._advance(task)
         self.after()
 
-    def tell_of(self, process: Process, what: str) -> None:
-        """Write a line about a process into the trace."""
-        self.trace.append((self.now_s, process.name, f"*** {what} ***"))
+    def tell_of(self, whom: str, what: str) -> None:
+        """Write a line about somebody who is no task into the trace."""
+        self.trace.append((self.now_s, whom, f"*** {what}"))
 
-    def _die(self, process: Process) -> None:
-        tasks = list(process.tasks)
-        process.die()
-        for task in tasks:
+    def kill(self, process: Process) -> None:
+        """Kill a process as by SIGKILL."""
+        self.tell_of(process.name, "dies")
+        for task in process.die():
             self._wake_waiting(task)
+        self.after()
 
     def _advance(self, task: Task) -> None:
         self.steps += 1
@@ -257,7 +257,7 @@ class Clockwork:
     def _end(self, task: Task) -> None:
         task.ended = True
         if task.process is not None:
-            task.process.tasks.discard(task)
+            task.process.tasks.pop(task, None)
         self._wake_waiting(task)
 
     def _wake_waiting(self, task: Task) -> None:

@@ -6,11 +6,13 @@ from typing import Final
 
 PARTS: Final = ("rabbitmq", "s3", "provider", "ledger", "postgres:api", "postgres:generator", "postgres:ledger")
 """What can be away."""
+SKEW_S: Final = 3.0
+"""How far a process's clock may be off."""
 _OFTEN: Final = {
     "crash": 0.03,
     "freeze": 0.004,
     "cut": 0.01,
-    "purge": 0.003,
+    "purge": 0.02,
     "publish_lost": 0.2,
     "publish_ambiguous": 0.2,
     "duplicate": 0.3,

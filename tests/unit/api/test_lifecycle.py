@@ -24,6 +24,7 @@ from pixorly.events import (
     StoredKeys,
 )
 from pixorly.outcomes import OUTCOMES
+from pixorly.topology import PUBLISHES
 from pixorly_api import lifecycle
 from pixorly_api.errors import AlreadyStarted
 from pixorly_api.lifecycle import Job, Rule, Slot
@@ -275,3 +276,12 @@ def test_a_message_is_cut_where_it_is_too_long() -> None:
     news = failed().model_copy(update={"message": "x" * 10_000})
     job, _ = run(make_job(), following([news]))
     assert len(job.slots[0].message or "") == 500
+
+
+def test_the_api_may_publish_whatever_follows_from_its_rules() -> None:
+    job, told = run(make_job(3), following([generated(0), uploaded(1)]))
+    told += lifecycle.awaited(job)
+    told += run(job, [partial(lifecycle.fail_open, code="deadline_exceeded")])[1]
+    told += run(make_job(), [lifecycle.cancel])[1]
+    told += run(make_job(), following([failed(), uploaded()]))[1]
+    assert {type(event) for event in told} <= set(PUBLISHES["api"])

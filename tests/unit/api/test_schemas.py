@@ -7,10 +7,11 @@ from pydantic import ValidationError
 
 from pixorly.errors import InvalidRequest
 from pixorly.events import ImageParams
+from pixorly_api.admin_schemas import PutUser
 from pixorly_api.creation import body_hash, estimated_bytes
 from pixorly_api.edge import parsed
 from pixorly_api.errors import MalformedBody
-from pixorly_api.schemas import CreateGeneration, PutUser
+from pixorly_api.schemas import CreateGeneration
 
 GOOD: dict[str, Any] = {"model": "sandbox/aurora", "prompt": "a lake"}
 

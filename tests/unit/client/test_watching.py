@@ -84,7 +84,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_was(api: FakeApi) -> None:
 
 
 def test_streams_that_never_come_about_give_way_to_looking(api: FakeApi) -> None:
-    api.will(*(httpx.ConnectError("refused") for _ in range(4)), ok(DONE))
+    api.will(*(httpx.ConnectError("refused") for _ in range(6)), ok(DONE))
 
     assert api.client(tries=2).wait("abc").settled
     assert api.asked[-1] == "GET /v1/generations/abc"

@@ -32,7 +32,10 @@ def _errors() -> list[type[PixorlyError]]:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
     found: set[type[PixorlyError]] = {PixorlyError, *_subclasses(PixorlyError)}
-    return sorted((kind for kind in found if kind.__module__.startswith("pixorly")), key=lambda kind: kind.__qualname__)
+    return sorted(
+        (kind for kind in found if kind.__module__.startswith("pixorly")),
+        key=lambda kind: (kind.__qualname__, kind.__module__),
+    )
 
 
 ERRORS = _errors()

@@ -7,7 +7,7 @@ import tracemalloc
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixorly_generator.providers.decoding import parse
@@ -107,12 +107,14 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(json_values)
 def test_what_has_no_long_strings_is_read_as_it_stands(value: object) -> None:
     assert parse(json.dumps(value).encode()).value == value
     assert parse(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")).cut == ()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.binary(min_size=3100, max_size=9000), st.text(alphabet='"\\/x\n', max_size=50))
 def test_escapes_around_a_long_string_do_not_mislead(image: bytes, text: str) -> None:
     body = json.dumps({text: text, "b64": base64.b64encode(image).decode(), "more": [text]}).encode()

@@ -34,7 +34,7 @@ def test_a_plan_that_makes_no_sense_is_refused(plans: dict[str, object]) -> None
 
 def test_there_is_no_ledger_without_a_service_token() -> None:
     with pytest.raises(ValidationError):
-        LedgerSettings(ledger_database_url="postgresql://x", service_token="")  # type: ignore[arg-type]
+        LedgerSettings(ledger_database_url="postgresql://x", service_token="")
 
 
 def test_secrets_are_not_shown() -> None:

@@ -114,6 +114,7 @@ def test_the_summary_tells_the_whole_story(tmp_path: Path, capsys: pytest.Captur
     events = [
         Heard(1.0, "job.created", {}),
         Heard(1.5, "job.started", {"attempt": 1, "provider": "sandbox"}),
+        Heard(2.0, "job.retrying", {"code": "no_image", "delay_s": 2.0}),
         Heard(2.25, "image.generated", {"index": 1, "bytes": 792_000}),
         Heard(3.0, "job.completed", {}),
     ]
@@ -126,6 +127,7 @@ def test_the_summary_tells_the_whole_story(tmp_path: Path, capsys: pytest.Captur
     assert f"started → generated 3.00 s {'█' * demonstration.WIDTH_OF_A_BAR}" in said
     assert "100 before, 90 after: 10 credits for 2 images, 0 refunded" in said
     assert "+0.50 s job.started attempt 1 on sandbox" in said
+    assert "+1.00 s job.retrying no_image, again in 2.0 s" in said
     assert "+1.25 s image.generated image 1 792 kB" in said
 
 

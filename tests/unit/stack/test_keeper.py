@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ def unit_of(folder: Path, script: str, ready: Ready | None = None, stop_within_s
         return True
 
     command = Command(("/bin/sh", "-c", script), {"PATH": "/usr/bin:/bin"}, folder)
-    return Unit("sleeper", 1, command, ready or at_once, stop_within_s=stop_within_s)
+    return Unit("sleeper", None, command, ready or at_once, stop_within_s=stop_within_s)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -107,9 +109,19 @@ async def test_a_process_that_never_answers_is_given_up(tmp_path: Path) -> None:
     assert keeper.identity is None
 
 
+async def test_another_process_that_has_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        unit = replace(unit_of(tmp_path, "exec sleep 60"), port=stranger.getsockname()[1])
+        keeper = Keeper(unit, tmp_path, pace=QUICK)
+
+        with pytest.raises(StartError, match="did not answer"):
+            await keeper.start(within_s=0.2)
+        await keeper.stop()
+
+
 async def test_a_program_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
     command = Command(("/nowhere/program",), {}, tmp_path)
-    unit = Unit("program", 1, command, unit_of(tmp_path, "").is_ready)
+    unit = Unit("program", None, command, unit_of(tmp_path, "").is_ready)
     keeper = Keeper(unit, tmp_path)
 
     with pytest.raises(StartError, match="cannot be run"):

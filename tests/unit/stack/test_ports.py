@@ -1,6 +1,8 @@
 """Ports are free, and stay the same."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +66,20 @@ def test_a_twin_is_free_as_well(tmp_path: Path) -> None:
     port = Ports(tmp_path / "ports.json").port("admin", twin=-10_000)
 
     assert is_free(port - 10_000)
+
+
+def test_a_port_that_another_stack_is_about_to_use_is_left_to_it(tmp_path: Path) -> None:
+    with taken() as port:
+        pass
+    claiming = "import sys; from pixorly_stack.ports import claim; claim(int(sys.argv[1])); print(flush=True); input()"
+    words = [sys.executable, "-c", claiming, str(port)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert Ports(tmp_path / "a.json").port("api", prefer=port) != port
+        other.kill()
+
+    assert Ports(tmp_path / "b.json").port("api", prefer=port) == port
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"api": '])

@@ -52,10 +52,10 @@ def test_root_and_users_without_a_name_run_it_as_somebody() -> None:
     assert bool(guise.prefix) is not plain
 
 
-@pytest.mark.parametrize("note", [f"{os.getpid()}\n/data\n", "4000000\n", ""])
+@pytest.mark.parametrize("note", ["{own_pid}\n/data\n", "4000000\n", ""])
 def test_the_note_of_a_killed_server_is_removed(tmp_path: Path, note: str) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "postmaster.pid").write_text(note)
+    (tmp_path / "data" / "postmaster.pid").write_text(note.format(own_pid=os.getpid()))
 
     Postgres(tmp_path, 1, "password")._forget_the_dead()
 

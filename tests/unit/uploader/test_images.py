@@ -261,7 +261,7 @@ def test_a_decoder_that_finds_another_size_than_the_header_is_bounded_too() -> N
     container = inspect(data, LIMITS)
 
     with pytest.raises(InvalidImage, match="100 x 50"):
-        develop(data, container, Limits(max_pixels=4999), RECIPE)
+        develop(data, "", container, Limits(max_pixels=4999), RECIPE)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from pixorly.catalogue import Model
 from pixorly.errors import InvalidRequest
 from pixorly.outcomes import OUTCOMES
 from pixorly_api.edge import JsonRoute
+from pixorly_api.fields import Day
 from pixorly_api.parts import Limit, P, Reader
 from pixorly_api.problems import documented
 from pixorly_api.schemas import Account, ModelList, ModelOut, OutcomeList, OutcomeOut, TransactionList
 
 router = APIRouter(prefix="/v1", tags=["account"], route_class=JsonRoute)
 
-Day = Annotated[date | None, Query()]
 GroupBy = Annotated[Literal["day", "model"], Query()]
 _READ = documented(401, 403, 404, 422, 429, 500, 503)
 
@@ -31,7 +31,7 @@ async def transactions(
     parts: P,
     caller: Reader,
     limit: Limit = 50,
-    cursor: Annotated[str | None, Query(max_length=19, pattern=r"^[0-9]+$")] = None,
+    cursor: Annotated[str | None, Query(max_length=19, pattern=r"^[1-9][0-9]{0,17}$")] = None,
 ) -> TransactionList:
     """Return a page of the caller's statement, newest first."""
     path = f"/internal/accounts/{caller.user_id}/transactions"
@@ -42,8 +42,8 @@ async def transactions(
 async def usage(
     parts: P,
     caller: Reader,
-    first: Annotated[date | None, Query(alias="from")] = None,
-    last: Annotated[date | None, Query(alias="to")] = None,
+    first: Annotated[Day | None, Query(alias="from")] = None,
+    last: Annotated[Day | None, Query(alias="to")] = None,
     group_by: GroupBy = "day",
 ) -> dict[str, Any]:
     """Return the caller's jobs, images, credits and bytes, by day or by model."""

@@ -1,17 +1,11 @@
 """The operator's calls: users, credits, keys, and whether everything adds up."""
 
-from datetime import date
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
 from pixorly.ids import new_id
-from pixorly_api.edge import JsonRoute
-from pixorly_api.parts import Admin, KeyId, Limit, P, UserId
-from pixorly_api.problems import documented
-from pixorly_api.routes.account import GroupBy, span
-from pixorly_api.schemas import (
-    USER_ID,
+from pixorly_api.admin_schemas import (
     AccountList,
     AdminAccount,
     Audit,
@@ -23,6 +17,11 @@ from pixorly_api.schemas import (
     PostKey,
     PutUser,
 )
+from pixorly_api.edge import JsonRoute
+from pixorly_api.fields import USER_ID, Day
+from pixorly_api.parts import Admin, KeyId, Limit, P, UserId
+from pixorly_api.problems import documented
+from pixorly_api.routes.account import GroupBy, span
 from pixorly_api.store import ApiKey
 
 router = APIRouter(prefix="/admin/v1", tags=["admin"], route_class=JsonRoute)
@@ -117,8 +116,8 @@ async def audit(parts: P, _: Admin) -> Audit:
 async def usage(
     parts: P,
     _: Admin,
-    first: Annotated[date | None, Query(alias="from")] = None,
-    last: Annotated[date | None, Query(alias="to")] = None,
+    first: Annotated[Day | None, Query(alias="from")] = None,
+    last: Annotated[Day | None, Query(alias="to")] = None,
     group_by: GroupBy = "day",
 ) -> dict[str, Any]:
     """Return all users' jobs, images, credits and bytes, by day or by model."""

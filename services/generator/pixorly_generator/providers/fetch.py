@@ -18,6 +18,7 @@ import httpcore
 import httpx
 
 from pixorly.errors import InvalidImage, PixorlyError, ProviderTimeout, ProviderUnavailable
+from pixorly_generator.providers.http import usual_authorities
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """From host and port to addresses."""
@@ -58,6 +59,7 @@ class FetchRule:
         timeout_s: The longest that the whole may take, redirects included.
         max_redirects: How many are followed.
         connect_timeout_s: To have a connection.
+        waits_s: How long to wait before each further try.
         allow_local: Whether http, other ports and private addresses are allowed. For tests only.
     """
 
@@ -65,6 +67,7 @@ class FetchRule:
     timeout_s: float = 60.0
     max_redirects: int = 3
     connect_timeout_s: float = 10.0
+    waits_s: tuple[float, ...] = (0.5, 1.0)
     allow_local: bool = False
 
 
@@ -163,7 +166,7 @@ class Fetcher:
     ) -> None:
         self._rule = rule or FetchRule()
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls or httpx.create_ssl_context(trust_env=False),
+            ssl_context=tls or usual_authorities(),
             max_connections=100,
             max_keepalive_connections=10,
             keepalive_expiry=10,
@@ -173,7 +176,7 @@ class Fetcher:
     async def fetch(self, url: str) -> Fetched:
         """Return what lies at `url`.
 
-        A failure is tried again at once, for it costs nothing, while making the image once more does.
+        A failure is tried again soon, for it costs nothing, while making the image once more does.
 
         Raises:
             InvalidImage: The address is not allowed, or what lies there is no image that we take.
@@ -182,7 +185,7 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(self._rule.timeout_s):
-                for wait_s in (0.5, 1.0):
+                for wait_s in self._rule.waits_s:
                     try:
                         return await self._follow(url)
                     except ProviderUnavailable:

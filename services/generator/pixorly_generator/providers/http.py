@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, Final
 
 import httpx
@@ -101,7 +102,7 @@ class ProviderHttp:
     _lanes: list[_Lane] = field(init=False)
 
     def __post_init__(self) -> None:
-        tls = self.options.tls or httpx.create_ssl_context(trust_env=False)
+        tls = self.options.tls or usual_authorities()
         lanes = math.ceil(self.options.concurrency / _STREAMS)
         each = math.ceil(self.options.concurrency / lanes)
         self._lanes = [_Lane(self._client(each, tls)) for _ in range(lanes)]
@@ -191,6 +192,12 @@ def _parsed(raw: bytearray) -> Parsed | None:
         return parse(raw)
     except ValueError:
         return None
+
+
+@cache
+def usual_authorities() -> ssl.SSLContext:
+    """Return the context that trusts the usual authorities; one for all, for it is large and slow to make."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def error_of_status(status: int, retry_after_s: float | None) -> PixorlyError:

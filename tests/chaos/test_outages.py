@@ -1,0 +1,146 @@
+"""Parts of ours that are away: whoever needs them waits, clients get an answer, and nothing is lost."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from invariants import nothing_is_lost
+from proxies import S3Mode, S3Proxy, TcpProxy, in_background, s3_proxy, tcp_proxy
+from stack import Client, Stack, running
+
+from pixorly_stack.access import Access
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("outages")]
+
+
+@pytest.fixture(scope="module")
+def s3(servers: Access) -> Iterator[S3Proxy]:
+    with in_background(s3_proxy(servers.s3.endpoint_url)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def postgres(servers: Access) -> Iterator[TcpProxy]:
+    with in_background(tcp_proxy(servers.database_url)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def amqp(servers: Access) -> Iterator[TcpProxy]:
+    with in_background(tcp_proxy(servers.amqp_url)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, s3: S3Proxy, servers: Access) -> Iterator[Stack]:
+    environment = {**servers.s3.environment(), "PIXORLY_S3_ENDPOINT_URL": s3.url, "PIXORLY_S3_TIMEOUT_S": "3"}
+    yield from running(tmp_path_factory.mktemp("outages") / ".pixorly", **environment, PIXORLY_LEDGER_TIMEOUT_S="2")
+
+
+async def some_jobs(client: Client, count: int = 6) -> list[dict[str, object]]:
+    return await asyncio.gather(*(client.create(f"number {number}", n=1 + number % 2) for number in range(count)))
+
+
+@pytest.mark.parametrize("mode", ["500", "503", "slow", "never", "cut"])
+async def test_an_object_store_that_fails_for_a_while_loses_no_image(stack: Stack, s3: S3Proxy, mode: S3Mode) -> None:
+    _, key = await stack.user()
+    s3.mode = mode
+    try:
+        async with stack.client(key) as client:
+            jobs = await some_jobs(client)
+            await asyncio.sleep(8)
+    finally:
+        s3.mode = "pass"
+    done = await nothing_is_lost(stack, key, jobs, 1000)
+
+    assert {job["status"] for job in done} == {"completed"}
+
+
+async def test_staged_bytes_that_the_store_forgets_are_refunded(stack: Stack, s3: S3Proxy) -> None:
+    _, key = await stack.user()
+    s3.mode, s3.only = "forget", "/staging/"
+    try:
+        async with stack.client(key) as client:
+            jobs = await some_jobs(client, 2)
+            await client.all_settled(jobs)
+    finally:
+        s3.mode, s3.only = "pass", ""
+    done = await nothing_is_lost(stack, key, jobs, 1000)
+
+    assert {failure["code"] for job in done for failure in job["failures"]} == {"staged_bytes_missing"}
+
+
+async def test_without_rabbitmq_the_api_still_takes_jobs(stack: Stack) -> None:
+    _, key = await stack.user()
+    pid_stopped = stack.ps()["rabbitmq"]["pid"]
+    assert pid_stopped
+    await asyncio.to_thread(stack.kill, "rabbitmq", signal.SIGSTOP)
+    try:
+        async with stack.client(key) as client:
+            started = time.monotonic()
+            jobs = await some_jobs(client)
+            assert time.monotonic() - started < 10
+            assert {job["status"] for job in jobs} == {"pending"}
+            await asyncio.sleep(6)
+            url = stack.dev["service_urls"]["generator"]
+            assert stack.ps()["rabbitmq"]["pid"] == pid_stopped
+            assert url
+    finally:
+        await asyncio.to_thread(stack.kill, "rabbitmq", signal.SIGCONT)
+    done = await nothing_is_lost(stack, key, jobs, 1000)
+
+    assert {job["status"] for job in done} == {"completed"}
+
+
+async def test_without_the_ledger_a_request_gets_503_and_leaves_nothing(stack: Stack) -> None:
+    _, key = await stack.user()
+    await asyncio.to_thread(stack.kill, "ledger", signal.SIGSTOP)
+    try:
+        async with stack.client(key) as client:
+            body = {"model": "sandbox/aurora", "prompt": "a fox", "width": 64, "height": 64}
+            answer = await client.http.post("/v1/generations", json=body)
+            assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+            assert int(answer.headers["retry-after"]) > 0
+            async with httpx.AsyncClient(base_url=stack.dev["api_url"], trust_env=False, timeout=10) as anyone:
+                ready = await anyone.get("/readyz")
+            assert ready.status_code == 503
+            assert ready.json()["parts"]["ledger"] != "ok"
+            assert ready.json()["parts"]["postgres"] == "ok"
+    finally:
+        await asyncio.to_thread(stack.kill, "ledger", signal.SIGCONT)
+    async with stack.client(key) as client:
+        assert (await client.ok("GET", "/v1/generations"))["data"] == []
+        # The charge may have gone through after all; the sweeper voids it within a minute.
+        async with asyncio.timeout(120):
+            while await client.credits() != 1000:
+                await asyncio.sleep(0.5)
+    assert await stack.audit() == []
+
+
+async def test_a_rolling_restart_under_load_fails_no_call(stack: Stack) -> None:
+    _, key = await stack.user(amount_credits=10_000)
+    restarted = asyncio.Event()
+
+    async def load() -> list[dict[str, object]]:
+        jobs = []
+        async with stack.client(key) as client:
+            while not restarted.is_set():
+                jobs.append(await client.create(f"number {len(jobs)}"))
+                await asyncio.sleep(0.1)
+        return jobs
+
+    loading = asyncio.create_task(load())
+    for name in ("uploader", "generator", "api-worker", "ledger", "api"):
+        before = stack.ps()[name]["pid"]
+        await asyncio.to_thread(stack.kill, name, signal.SIGTERM)
+        async with asyncio.timeout(90):
+            while stack.ps()[name]["pid"] in {before, None}:
+                await asyncio.sleep(0.3)
+        await stack.ready()
+    restarted.set()
+    done = await nothing_is_lost(stack, key, await loading, 10_000)
+
+    assert {job["status"] for job in done} == {"completed"}

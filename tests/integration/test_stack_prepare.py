@@ -1,0 +1,72 @@
+"""What each service may do on the servers, and what it may not."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aio_pika
+import asyncpg
+import pytest
+
+from pixorly import topology
+from pixorly_stack.access import Access
+from pixorly_stack.files import Secrets
+from pixorly_stack.prepare import DATABASES, Prepared, prepare
+
+# The roles and databases have names of their own on the shared server: one process at a time.
+pytestmark = pytest.mark.xdist_group("stack-prepare")
+REFUSED = (aio_pika.exceptions.ChannelClosed, aio_pika.exceptions.DeliveryError)
+
+
+@pytest.fixture
+async def prepared(servers: Access, amqp_url: str, tmp_path: Path) -> Prepared:
+    access = Access(servers.database_url, amqp_url, servers.management_url, servers.s3)
+    return await prepare(access, Secrets(tmp_path / "secrets.json"), own_server=True)
+
+
+@pytest.mark.parametrize("service", DATABASES)
+async def test_a_service_makes_tables_in_its_own_database(prepared: Prepared, service: str) -> None:
+    connection = await asyncpg.connect(prepared.database_urls[service])
+
+    await connection.execute("CREATE TABLE mine (id int)")
+    await connection.execute("DROP TABLE mine")
+
+    await connection.close()
+
+
+@pytest.mark.parametrize("database", ["pixorly_ledger", "pixorly_generator", "postgres", "template1"])
+async def test_a_service_cannot_reach_any_other_database(prepared: Prepared, database: str) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await asyncpg.connect(urlsplit(prepared.database_urls["api"])._replace(path=f"/{database}").geturl())
+
+
+async def test_a_service_reads_its_own_queues_only(prepared: Prepared) -> None:
+    async with await aio_pika.connect(prepared.amqp_urls["ledger"]) as connection:
+        channel = await connection.channel()
+        await (await channel.get_queue("ledger.settle_job", ensure=False)).get(fail=False)
+
+        with pytest.raises(REFUSED, match="ACCESS_REFUSED"):
+            await (await channel.get_queue("api.follow_job", ensure=False)).get(fail=False)
+
+
+async def test_a_service_publishes_its_own_events_only(prepared: Prepared) -> None:
+    async with await aio_pika.connect(prepared.amqp_urls["uploader"]) as connection:
+        channel = await connection.channel()
+        events = await channel.get_exchange(topology.EVENTS_EXCHANGE, ensure=False)
+        await events.publish(aio_pika.Message(b"{}"), "image.uploaded")
+
+        with pytest.raises(REFUSED, match="ACCESS_REFUSED"):
+            await events.publish(aio_pika.Message(b"{}"), "job.completed")
+
+
+async def test_the_whole_topology_is_there(prepared: Prepared) -> None:
+    async with await aio_pika.connect(prepared.amqp_admin_url) as connection:
+        channel = await connection.channel()
+        for queue in topology.QUEUES:
+            await channel.declare_queue(queue.name, passive=True)
+            await channel.declare_queue(queue.dead, passive=True)
+
+
+async def test_a_repeat_changes_nothing(servers: Access, prepared: Prepared, tmp_path: Path) -> None:
+    access = Access(servers.database_url, prepared.amqp_admin_url, servers.management_url, servers.s3)
+
+    assert await prepare(access, Secrets(tmp_path / "secrets.json"), own_server=True) == prepared
