@@ -6,7 +6,7 @@ that died. An event may therefore be published twice, always with the same id.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import UUID
@@ -25,6 +25,8 @@ from pixorly.grouping import Grouper
 _log = structlog.get_logger()
 _BATCH: Final = 200
 _AGAIN_AFTER_S: Final = 2.0
+_ONE_BY_ONE_S: Final = 5.0
+_CHANNEL_REOPENS_S: Final = 0.1
 
 PUBLISHED = Counter("pixorly_outbox_published", "Events published from the outbox.", ["type", "path"])
 LAG = Gauge("pixorly_outbox_lag_seconds", "Age of the oldest event that is not published.")
@@ -129,9 +131,20 @@ class Outbox:
             LAG.set(await _oldest_age_s(connection))
             left = await _claim_left(connection)
             done = await asyncio.gather(*(self._republish(row) for _, row in left))
+            if not all(done):
+                await self._one_by_one([row for _, row in left], done)
             await _delete(connection, [event_id for (event_id, _), sent in zip(left, done, strict=True) if sent])
             await _postpone(connection, [event_id for (event_id, _), sent in zip(left, done, strict=True) if not sent])
         return len(left)
+
+    async def _one_by_one(self, rows: Sequence[_Row | None], done: list[bool]) -> None:
+        """Try what failed again, alone: an event that RabbitMQ refuses closes the channel under all the others."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ONE_BY_ONE_S):
+                for number in [number for number, sent in enumerate(done) if not sent]:
+                    done[number] = await self._republish(rows[number])
+                    if not done[number]:
+                        await asyncio.sleep(_CHANNEL_REOPENS_S)
 
     async def _republish(self, row: _Row | None) -> bool:
         if row is None:
