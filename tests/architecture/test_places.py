@@ -47,6 +47,7 @@ BORDERS: Final = {
         "pixorly_generator/staging.py",
         "pixorly_generator/providers/drawing.py",
         "pixorly_uploader/images.py",
+        "pixorly_uploader/pixels.py",
         "pixorly_emulator/*",
         "pixorly_stack/demonstration.py",
     ),

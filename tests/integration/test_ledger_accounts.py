@@ -10,7 +10,7 @@ from ledger_world import PLANS, World, ledger_world
 
 from pixorly.errors import InsufficientCredits, InvalidRequest
 from pixorly_ledger.accounts import Accounts, Terms
-from pixorly_ledger.credits import AccountNotFound
+from pixorly_ledger.credits import AccountNotFound, StorageQuotaExceeded
 from pixorly_ledger.rows import GrantRequest
 
 
@@ -156,6 +156,21 @@ async def test_many_accounts_are_kept_up_in_batches(world: World) -> None:
     world.clock.advance(days=30)
     assert await world.accounts.expire_lots() == 450
     assert await world.off() == {}
+
+
+async def test_a_plan_that_is_not_offered_any_more_gives_nothing_and_harms_nobody_else(world: World) -> None:
+    await world.accounts.put("ada", Terms(plan="free"))
+    async with world.database.connection() as connection:
+        await connection.execute("update accounts set plan = 'vintage', allowance_month = '2026-04-01'")
+    await world.accounts.put("bob", Terms(plan="free"))
+    world.clock.advance(days=30)
+
+    assert await world.accounts.give_allowances() == 2
+
+    assert (await world.accounts.get("ada"))["storage"]["quota_bytes"] == 0
+    with pytest.raises(StorageQuotaExceeded):
+        await world.charge("ada", 1)
+    assert await world.balance("bob") == 100
 
 
 async def test_the_upkeep_goes_on_by_itself(world: World) -> None:

@@ -102,6 +102,22 @@ async def test_a_settlement_after_a_void_changes_nothing(world: World) -> None:
     assert await world.off(quiet=True) == {}
 
 
+async def test_a_settlement_and_a_void_at_once_end_in_one_of_the_two(world: World) -> None:
+    await world.open("ada", 1000)
+    jobs = [await world.charge("ada", 10) for _ in range(30)]
+
+    ends = await asyncio.gather(
+        *(world.credits.settle(settlement(job, ["content_rejected"], world.clock.now)) for job in jobs),
+        *(world.credits.void(job.job_id) for job in jobs),
+    )
+
+    settled, voided = ends[:30], ends[30:]
+    for settling, voiding in zip(settled, voided, strict=True):
+        assert (settling, voiding) in {("settled", "settled"), ("voided", "voided")}
+    assert await world.balance("ada") == 1000 - 10 * settled.count("settled")
+    assert await world.off(quiet=True) == {}
+
+
 async def test_a_settlement_without_a_charge_is_an_alarm(world: World) -> None:
     await world.open("ada", 100)
     before = SETTLEMENTS.labels("missing")._value.get()

@@ -14,7 +14,7 @@ from pixorly_ledger import store
 from pixorly_ledger.books import Book, Clock, end_of_month, month_of
 from pixorly_ledger.credits import AccountNotFound
 from pixorly_ledger.rows import Account, Grant, GrantRequest
-from pixorly_ledger.settings import Plan
+from pixorly_ledger.settings import Plan, plan_of
 
 _log = structlog.get_logger()
 _BATCH: Final = 200
@@ -104,7 +104,7 @@ class Accounts:
             "storage": {
                 "used_bytes": account.used_bytes,
                 "reserved_bytes": account.reserved_bytes,
-                "quota_bytes": self.plans[account.plan].quota_bytes,
+                "quota_bytes": plan_of(self.plans, account.plan).quota_bytes,
             },
             "allowance": account.takes_allowance,
         }
@@ -140,7 +140,7 @@ class Accounts:
             return False
         month = month_of(book.now)
         given = account.allowance_credits if account.allowance_month == month else 0
-        due = self.plans[account.plan].allowance_credits - given
+        due = plan_of(self.plans, account.plan).allowance_credits - given
         account.allowance_month, account.allowance_credits = month, given + max(0, due)
         if due > 0:
             grant_id = f"allowance/{month:%Y-%m}/{account.allowance_credits}"

@@ -23,7 +23,7 @@ from pixorly.outcomes import outcome_of
 from pixorly_ledger import store
 from pixorly_ledger.books import Book, Clock
 from pixorly_ledger.rows import Account, Charge, Closing, Draw, Image, Outcome
-from pixorly_ledger.settings import Plan
+from pixorly_ledger.settings import Plan, plan_of
 from pixorly_ledger.usage import Flow, Tally
 
 _log = structlog.get_logger()
@@ -190,7 +190,7 @@ class Credits:
         if account.status != "active":
             return AccountSuspended()
         needed_bytes = sum(size_bytes for _, size_bytes in request.images)
-        quota_bytes = self._plans[account.plan].quota_bytes
+        quota_bytes = plan_of(self._plans, account.plan).quota_bytes
         if account.used_bytes + account.reserved_bytes + needed_bytes > quota_bytes:
             return StorageQuotaExceeded(
                 used_bytes=account.used_bytes,

@@ -27,6 +27,14 @@ PLANS: Final[Mapping[str, Plan]] = {
 }
 
 
+_NO_PLAN: Final = Plan(quota_bytes=0, allowance_credits=0)
+
+
+def plan_of(plans: Mapping[str, Plan], name: str) -> Plan:
+    """Return what a plan gives; one that is not offered any more gives nothing."""
+    return plans.get(name, _NO_PLAN)
+
+
 def _with_defaults(given: object) -> object:
     """Let a setting that names one plan leave the others as they are."""
     return {**PLANS, **given} if isinstance(given, Mapping) else given
@@ -44,7 +52,7 @@ class LedgerSettings(ProcessSettings, AmqpSettings):
     plans: Plans = Field(default_factory=lambda: dict(PLANS))
     """JSON; a plan that is left out keeps its default."""
     default_plan: str = "free"
-    """The plan of an account that is opened without one."""
+    """The plan of an account that is opened without one; one of those above."""
     max_group: int = Field(default=256, ge=1)
     """The most charges, or settlements, that share a transaction."""
     upkeep_s: float = Field(default=15, gt=0)

@@ -7,62 +7,26 @@ loop and within bounds.
 
 import base64
 import hashlib
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import thumbhash
-from PIL import AvifImagePlugin, GifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from pixorly.errors import InvalidImage
-from pixorly_uploader import provenance
+from pixorly_uploader import pixels, provenance
 from pixorly_uploader.formats import CONTENT_TYPES, png, read_container
 from pixorly_uploader.formats.parts import Container
-
-BROKEN: Final = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    ImageCms.PyCMSError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders and parsers raise on bytes that lie."""
 
 PLUGINS: Final = (AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 """Imported here, so that Pillow does not load every format that it knows when it meets a broken file."""
 
-_ORIENTATION: Final = 0x0112
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
-_BAND_PIXELS: Final = 1 << 21
 _THUMBHASH_PX: Final = 64
 """Thumbhash keeps fewer than eight waves a side; its limit is 100."""
-_FILTER: Final = Image.Resampling.HAMMING
-"""Half the time of LANCZOS, which is hard to tell apart from it (`bench/thumbnails.py`)."""
-_COLOUR_MODES: Final[dict[str, tuple[str, ...]]] = {"RGB": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +152,8 @@ def develop(data: bytes, sha256: str, container: Container, limits: Limits, reci
     """
     sizes = sorted(recipe.thumbnail_px, reverse=True)
     decoded = _decode(data, container, limits, max([*sizes, _THUMBHASH_PX]))
-    turn = _turn_of(decoded.small)
-    shown = _upright(_in_srgb(decoded.small), turn)
+    turn = pixels.turn_of(decoded.small)
+    shown = pixels.upright(pixels.in_srgb(decoded.small), turn)
     original = provenance.mark(data, container, recipe.model) if recipe.label_original else data
     content_type, extension = CONTENT_TYPES[container.format]
     width, height = (decoded.height, decoded.width) if turn in _SIDEWAYS else (decoded.width, decoded.height)
@@ -232,9 +196,9 @@ def _decode(data: bytes, container: Container, limits: Limits, long_px: int) -> 
             image.load()
             if container.format == "PNG" and _may_lack_rows(image) and not png.has_every_row(data):
                 raise InvalidImage("The image is cut off: it has fewer rows than its header says.")
-            small = _shrunk(image, long_px)
+            small = pixels.shrunk(image, long_px)
             small.info = {key: image.info[key] for key in ("exif", "icc_profile") if key in image.info}
-    except BROKEN as error:
+    except pixels.BROKEN as error:
         raise InvalidImage(f"The image can't be decoded: {type(error).__name__}.") from error
     return _Decoded(small, width, height)
 
@@ -246,99 +210,14 @@ def _may_lack_rows(image: Image.Image) -> bool:
     return bool(image.info.get("interlace")) or not last.strip(b"\0")
 
 
-def _shrunk(image: Image.Image, long_px: int) -> Image.Image:
-    """Return the picture with `long_px` on its long side, or as large as it is, in a mode that can be worked with."""
-    factor = max(image.size) // (2 * long_px)
-    plain = _reduced(image, factor) if factor > 1 else _plain(image)
-    box = (0, 0, image.width / max(factor, 1), image.height / max(factor, 1))
-    return plain.resize(_fitted(image.size, long_px), _FILTER, box=box)
-
-
-def _fitted(size: tuple[int, int], long_px: int) -> tuple[int, int]:
-    scale = min(1.0, long_px / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """Return the picture averaged over squares of `factor` pixels.
-
-    Band by band, for a change of mode would otherwise hold a large picture in memory twice.
-    """
-    width, height = image.size
-    rows = max(1, _BAND_PIXELS // (width * factor)) * factor
-    whole: Image.Image | None = None
-    for top in range(0, height, rows):
-        band = _plain(image.crop((0, top, width, min(top + rows, height)))).reduce(factor)
-        if whole is None:
-            whole = Image.new(band.mode, (band.width, -(-height // factor)))
-        whole.paste(band, (0, top // factor))
-    return whole or image
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Return the picture in L, RGB, RGBA or CMYK."""
-    if image.mode.startswith("I"):
-        return image.point(lambda value: value * (1 / 257), "L")
-    if image.mode in {"RGBA", "CMYK"}:
-        return image
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    if image.mode in {"L", "RGB"}:
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """Return the picture in sRGB; a profile that is broken or for other colours is ignored, as browsers do."""
-    try:
-        converted = _converted(image)
-    except BROKEN:
-        converted = None
-    if converted is None:
-        converted = image if image.mode in {"RGB", "RGBA"} else image.convert("RGB")
-    converted.info = {}
-    return converted
-
-
-def _converted(image: Image.Image) -> Image.Image | None:
-    data = image.info.get("icc_profile")
-    if not data:
-        return None
-    profile = ImageCms.ImageCmsProfile(BytesIO(data))
-    space = profile.profile.xcolor_space.strip()
-    if space == "RGB" and ImageCms.getProfileDescription(profile).lower().startswith("srgb"):
-        return None
-    if space == "RGB" and image.mode == "L":
-        image = image.convert("RGB")
-    if image.mode not in _COLOUR_MODES.get(space, ()):
-        return None
-    target = "RGBA" if image.mode == "RGBA" else "RGB"
-    return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=target)
-
-
-def _turn_of(image: Image.Image) -> int:
-    """Return EXIF's orientation; 1 where there is none, or none that can be read."""
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))
-        turn: Any = exif.get(_ORIENTATION, 1)
-    except BROKEN:
-        return 1
-    return turn if turn in _TURNS else 1
-
-
-def _upright(image: Image.Image, turn: int) -> Image.Image:
-    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
-
-
 def _thumbnails(image: Image.Image, sizes: Sequence[int], recipe: Recipe) -> tuple[dict[int, bytes], Image.Image]:
     """Return the thumbnails, each made from the next larger one, and the picture of the smallest."""
     mark, thumbnails = provenance.packet(recipe.model), {}
     encoded: tuple[tuple[int, int], bytes] | None = None
     for long_px in sizes:
-        size = _fitted(image.size, long_px)
+        size = pixels.fitted(image.size, long_px)
         if size != image.size:
-            image = image.resize(size, _FILTER)
+            image = image.resize(size, pixels.FILTER)
         if encoded is None or encoded[0] != size:
             encoded = size, _as_webp(image, recipe, mark)
         thumbnails[long_px] = encoded[1]
@@ -352,6 +231,6 @@ def _as_webp(image: Image.Image, recipe: Recipe, mark: bytes) -> bytes:
 
 
 def _thumbhash(image: Image.Image) -> str:
-    size = _fitted(image.size, _THUMBHASH_PX)
-    small = image.resize(size, _FILTER).convert("RGBA")
+    size = pixels.fitted(image.size, _THUMBHASH_PX)
+    small = image.resize(size, pixels.FILTER).convert("RGBA")
     return base64.b64encode(thumbhash.rgba_to_thumb_hash(*size, small.tobytes())).decode()
