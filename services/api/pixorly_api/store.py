@@ -311,7 +311,7 @@ def _slot(row: asyncpg.Record) -> Slot:
         code=row["code"],
         message=row["message"],
         stage=row["stage"],
-        generated=ImageGenerated(**row["generated"]) if row["generated"] else None,
+        generated=ImageGenerated.model_validate(row["generated"]) if row["generated"] else None,
         deleted=row["deleted"],
     )
 
