@@ -19,6 +19,7 @@ from pixorly.ids import new_id
 from pixorly.outbox import Bus, Outbox
 from pixorly_generator.calls import Calls
 from pixorly_generator.providers import GeneratedImage, ImageProvider, ProviderAnswer, ProviderRequest
+from pixorly_generator.upstream import Upstream
 from typing_extensions import override
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture"
@@ -102,7 +103,8 @@ async def make(database_url: str) -> AsyncIterator[Make]:
         databases.append(database)
         provider = provider or Provider()
         outbox = Outbox(database, bus)
-        calls = Calls(outbox, blobs, {"sandbox": provider}, catalogue.load(), lease_s=lease_s, ladder_s=(1, 1, 1))
+        upstream = Upstream({"sandbox": provider}, catalogue.load())
+        calls = Calls(outbox, blobs, upstream, lease_s=lease_s, ladder_s=(1, 1, 1))
         return Generator(calls, provider, bus, blobs, database_url)
 
     yield generator
@@ -386,3 +388,5 @@ async def test_a_fallback_makes_the_image_when_the_model_is_away(make: Make) -> 
 
     assert [request.model.id for request in generator.provider.requests] == ["sandbox/aurora", "sandbox/mosaic"]
     assert (await generator.row("select model from attempts"))["model"] == "sandbox/mosaic"
+    made = await settled(generator.bus, ImageGenerated, 1)
+    assert [e.model for e in made if isinstance(e, ImageGenerated)] == ["sandbox/mosaic"]

@@ -8,42 +8,38 @@ recorded. Only a process that dies between the two transactions leaves a call th
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
-from opentelemetry import trace
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter
 
 from pixorly.blobs import Blobs
-from pixorly.catalogue import Catalogue, UnknownModel
 from pixorly.db import Connection
 from pixorly.delivery import Held
 from pixorly.errors import (
     InvalidImage,
-    ModelUnavailable,
     OutageError,
     PixorlyError,
-    ProviderTimeout,
     ServerError,
     StorageUnavailable,
     TransientError,
     UserError,
 )
-from pixorly.events import Event, ImageFailed, ImageGenerated, JobCreated, JobStarted, PlannedCall, utcnow
+from pixorly.events import Event, JobCreated, JobStarted, PlannedCall, utcnow
 from pixorly.failpoints import failpoint
 from pixorly.outbox import Outbox
-from pixorly.outcomes import Outcome, outcome_of
 from pixorly.topology import LADDER_S
 from pixorly_generator import store
-from pixorly_generator.providers import ImageProvider, ProviderAnswer, ProviderRequest
+from pixorly_generator.providers import ProviderAnswer
+from pixorly_generator.results import results
 from pixorly_generator.staging import StagedImage, stage, staged_from_json
+from pixorly_generator.upstream import Attempt, Upstream
 
 _log = structlog.get_logger()
-_tracer = trace.get_tracer("pixorly.generator")
 _T = TypeVar("_T")
 
 _MAX_ATTEMPTS: Final = 12
@@ -51,30 +47,8 @@ _MAX_ATTEMPTS: Final = 12
 _RENEW_S: Final = 5.0
 _EARLY_S: Final = 0.5
 
-CALLS = Counter("pixorly_provider_calls", "Provider calls by how they ended.", ["provider", "model", "code"])
-IN_FLIGHT = Gauge("pixorly_provider_calls_in_flight", "Provider calls under way.", ["provider"])
-SECONDS = Histogram(
-    "pixorly_provider_call_seconds",
-    "How long provider calls took.",
-    ["provider", "model"],
-    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320),
-)
-COST_USD = Counter("pixorly_provider_cost_usd", "What providers charged us.", ["provider", "model"])
 LATE = Counter("pixorly_provider_calls_late", "Answers that came when their call was finished already.", ["provider"])
 TAKEN_OVER = Counter("pixorly_provider_calls_taken_over", "Calls whose process went away: perhaps paid for twice.")
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """One try of one call of a job."""
-
-    event: JobCreated
-    call: PlannedCall
-    number: int
-
-    @property
-    def key(self) -> tuple[UUID, int]:
-        return self.event.job_id, self.call.call_no
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +56,7 @@ class _Brought:
     """What an attempt brought: images for some of its slots, and codes for the others."""
 
     answer: ProviderAnswer
+    model: str
     images: list[StagedImage]
     failures: dict[str, str]
     """The code by the slot's index, which is text as in JSON."""
@@ -93,9 +68,7 @@ class Calls:
     Args:
         outbox: The generator's database.
         blobs: Where images are staged.
-        providers: By name.
-        catalogue: Which provider makes which model.
-        provider_timeout_s: The longest that one call may take.
+        upstream: Asks providers.
         lease_s: How long a lease holds.
         ladder_s: The delays of the retries.
     """
@@ -104,19 +77,15 @@ class Calls:
         self,
         outbox: Outbox,
         blobs: Blobs,
-        providers: Mapping[str, ImageProvider],
-        catalogue: Catalogue,
+        upstream: Upstream,
         *,
-        provider_timeout_s: float = 180,
         lease_s: float = 20,
         ladder_s: Sequence[int] = LADDER_S,
     ) -> None:
         self._owner = uuid4()
         self._outbox = outbox
         self._blobs = blobs
-        self._providers = providers
-        self._catalogue = catalogue
-        self._provider_timeout_s = provider_timeout_s
+        self._upstream = upstream
         self._lease_s = lease_s
         self._ladder_s = ladder_s
         self._running: dict[tuple[UUID, int], asyncio.Task[None]] = {}
@@ -150,7 +119,7 @@ class Calls:
     async def _lease_and_run(self, event: JobCreated, call: PlannedCall) -> None:
         number = await self._lease(event, call)
         if number is not None:
-            await self._run(_Attempt(event, call, number))
+            await self._run(Attempt(event, call, number))
 
     def _forget(self, key: tuple[UUID, int], task: asyncio.Task[None]) -> None:
         self._running.pop(key, None)
@@ -167,11 +136,11 @@ class Calls:
             connection = transaction.connection
             if await store.is_settled(connection, event.job_id):
                 return None
-            row = await store.lock_call(connection, event.job_id, call.call_no, event.user_id, self._owner)
+            row = await self._lock(connection, event, call)
             if row.state == "open" and (row.held or row.early):
                 raise Held
             if row.state != "open" or event.deadline <= utcnow():
-                transaction.append(*_results(event, staged_from_json(row.images), row.failures))
+                transaction.append(*results(event, row.model, staged_from_json(row.images), row.failures))
                 return None
             if row.abandoned:
                 TAKEN_OVER.inc()
@@ -180,7 +149,8 @@ class Calls:
                 transaction.append(*await _give_up(connection, event, call))
                 return None
             number = await store.lease(connection, event.job_id, call.call_no, self._owner, self._lease_s)
-            provider, model = self._provider_of(event.model)
+            model = event.model
+            provider = self._upstream.provider_of(model)
             await store.begin_attempt(connection, event.job_id, call.call_no, number, provider=provider, model=model)
             started = JobStarted.of(
                 event.job_id,
@@ -193,13 +163,12 @@ class Calls:
             transaction.append(started)
         return number
 
-    def _provider_of(self, model_id: str) -> tuple[str, str]:
-        try:
-            return self._catalogue.find(model_id).provider, model_id
-        except UnknownModel:
-            return "none", model_id
+    async def _lock(self, connection: Connection, event: JobCreated, call: PlannedCall) -> store.Call:
+        return await store.lock_call(
+            connection, event.job_id, call.call_no, user_id=event.user_id, model=event.model, owner=self._owner
+        )
 
-    async def _run(self, attempt: _Attempt) -> None:
+    async def _run(self, attempt: Attempt) -> None:
         """Make the call and record how it ended.
 
         Raises:
@@ -208,7 +177,7 @@ class Calls:
         """
         failpoint("call.leased")
         try:
-            answer = await self._generate(attempt)
+            answer, model = await self._upstream.generate(attempt)
         except (TransientError, OutageError) as error:
             await self._insist(partial(self._reopen, attempt, error))
             raise
@@ -216,77 +185,12 @@ class Calls:
             await self._insist(partial(self._record_failure, attempt, error))
             return
         failpoint("call.answered")
-        brought = await self._stage(attempt, answer)
+        brought = await self._stage(attempt, answer, model)
         failpoint("call.staged")
         await self._insist(partial(self._record, attempt, brought))
         failpoint("call.recorded")
 
-    async def _generate(self, attempt: _Attempt) -> ProviderAnswer:
-        """Ask the job's model, or the next of its fallbacks where a model is gone or away."""
-        models = (attempt.event.model, *attempt.event.fallback_models)
-        for model_id in models[:-1]:
-            try:
-                return await self._generate_with(model_id, attempt)
-            except (ModelUnavailable, OutageError) as error:
-                _log.warning("falling back", model=model_id, code=error.code)
-        return await self._generate_with(models[-1], attempt)
-
-    async def _generate_with(self, model_id: str, attempt: _Attempt) -> ProviderAnswer:
-        try:
-            model = self._catalogue.find(model_id)
-        except UnknownModel as error:
-            raise ModelUnavailable from error
-        if model.provider not in self._providers:
-            raise OutageError(f"provider:{model.provider}", f"No key for {model.provider} is set.")
-        event = attempt.event
-        left_s = (event.deadline - utcnow()).total_seconds()
-        timeout_s = min(self._provider_timeout_s, max(left_s, 1.0))
-        request = ProviderRequest(
-            job_id=event.job_id,
-            call_no=attempt.call.call_no,
-            attempt=attempt.number,
-            user_id=event.user_id,
-            model=model,
-            prompt=event.prompt,
-            params=event.params,
-            indexes=attempt.call.indexes,
-            timeout_s=timeout_s,
-        )
-        return await self._call(self._providers[model.provider], request)
-
-    async def _call(self, provider: ImageProvider, request: ProviderRequest) -> ProviderAnswer:
-        code = "internal_error"
-        attributes: dict[str, str | int] = {
-            "gen_ai.operation.name": "generate_content",
-            "gen_ai.provider.name": provider.name,
-            "gen_ai.request.model": request.model.id,
-            "gen_ai.output.type": "image",
-            "pixorly.job_id": str(request.job_id),
-            "pixorly.attempt": request.attempt,
-        }
-        with (
-            _tracer.start_as_current_span(
-                f"generate_content {request.model.id}", kind=trace.SpanKind.CLIENT, attributes=attributes
-            ),
-            IN_FLIGHT.labels(provider.name).track_inprogress(),
-            SECONDS.labels(provider.name, request.model.id).time(),
-        ):
-            try:
-                async with asyncio.timeout(request.timeout_s + 5):
-                    answer = await provider.generate(request)
-                code = "ok"
-            except TimeoutError as error:
-                code = ProviderTimeout.code
-                raise ProviderTimeout from error
-            except PixorlyError as error:
-                code = error.code
-                raise
-            finally:
-                CALLS.labels(provider.name, request.model.id, code).inc()
-        COST_USD.labels(provider.name, request.model.id).inc(float(answer.cost_usd or 0))
-        return answer
-
-    async def _stage(self, attempt: _Attempt, answer: ProviderAnswer) -> _Brought:
+    async def _stage(self, attempt: Attempt, answer: ProviderAnswer, model: str) -> _Brought:
         """Make what came durable, however long the object store is away: it is paid for."""
         event = attempt.event
         wanted = event.params.output_format
@@ -306,46 +210,47 @@ class Calls:
         for index, came in zip(indexes, staged, strict=True):
             if isinstance(came, InvalidImage):
                 failures[str(index)] = came.code
-        return _Brought(answer, [came for came in staged if isinstance(came, StagedImage)], failures)
+        return _Brought(answer, model, [came for came in staged if isinstance(came, StagedImage)], failures)
 
-    async def _record(self, attempt: _Attempt, brought: _Brought) -> None:
+    async def _record(self, attempt: Attempt, brought: _Brought) -> None:
         event, answer = attempt.event, brought.answer
         code = None if brought.images else next(iter(brought.failures.values()), None)
         async with self._outbox.transaction() as transaction:
             open_still = await store.finish(
                 transaction.connection,
-                *attempt.key,
+                *_key(attempt),
                 state="done",
                 code=code,
+                model=brought.model,
                 images=[image.as_json() for image in brought.images],
                 failures=brought.failures,
             )
             await store.end_attempt(
                 transaction.connection,
-                *attempt.key,
+                *_key(attempt),
                 attempt.number,
                 code=code,
                 late=not open_still,
-                model=answer.model,
+                model=brought.model,
                 cost_usd=answer.cost_usd,
                 generation_id=answer.generation_id,
                 usage=answer.usage,
             )
             if open_still:
-                transaction.append(*_results(event, brought.images, brought.failures))
+                transaction.append(*results(event, brought.model, brought.images, brought.failures))
         if not open_still:
             LATE.labels(answer.provider).inc()
             _log.warning("an answer came too late", job_id=str(event.job_id), call_no=attempt.call.call_no)
 
-    async def _record_failure(self, attempt: _Attempt, error: PixorlyError) -> None:
+    async def _record_failure(self, attempt: Attempt, error: PixorlyError) -> None:
         failures = dict.fromkeys(map(str, attempt.call.indexes), error.code)
         async with self._outbox.transaction() as transaction:
             open_still = await store.finish(
-                transaction.connection, *attempt.key, state="failed", code=error.code, failures=failures
+                transaction.connection, *_key(attempt), state="failed", code=error.code, failures=failures
             )
             await store.end_attempt(
                 transaction.connection,
-                *attempt.key,
+                *_key(attempt),
                 attempt.number,
                 code=error.code,
                 late=not open_still,
@@ -353,15 +258,15 @@ class Calls:
                 generation_id=error.facts.get("generation_id"),
             )
             if open_still:
-                transaction.append(*_results(attempt.event, [], failures))
+                transaction.append(*results(attempt.event, attempt.event.model, [], failures))
 
-    async def _reopen(self, attempt: _Attempt, error: TransientError | OutageError) -> None:
+    async def _reopen(self, attempt: Attempt, error: TransientError | OutageError) -> None:
         outage = isinstance(error, OutageError)
         async with self._outbox.transaction() as transaction:
             step_s = self._ladder_s[min(attempt.number, len(self._ladder_s)) - 1]
             await store.end_attempt(
                 transaction.connection,
-                *attempt.key,
+                *_key(attempt),
                 attempt.number,
                 code=error.code,
                 late=False,
@@ -370,7 +275,7 @@ class Calls:
             )
             await store.reopen(
                 transaction.connection,
-                *attempt.key,
+                *_key(attempt),
                 self._owner,
                 code=error.code,
                 retry_at_s=None if outage else step_s - _EARLY_S,
@@ -385,9 +290,7 @@ class Calls:
         """
         async with self._outbox.transaction() as transaction:
             for call in event.calls:
-                row = await store.lock_call(
-                    transaction.connection, event.job_id, call.call_no, event.user_id, self._owner
-                )
+                row = await self._lock(transaction.connection, event, call)
                 if row.state == "open" and not row.held:
                     transaction.append(*await _give_up(transaction.connection, event, call, code))
 
@@ -432,41 +335,13 @@ class Calls:
             delay_s = min(delay_s * 2, 5.0)
 
 
+def _key(attempt: Attempt) -> tuple[UUID, int]:
+    return attempt.event.job_id, attempt.call.call_no
+
+
 async def _give_up(
     connection: Connection, event: JobCreated, call: PlannedCall, code: str = "internal_error"
 ) -> list[Event]:
     failures = dict.fromkeys(map(str, call.indexes), code)
     finished = await store.finish(connection, event.job_id, call.call_no, state="failed", code=code, failures=failures)
-    return _results(event, [], failures) if finished else []
-
-
-def _results(event: JobCreated, images: Sequence[StagedImage], failures: Mapping[str, str]) -> list[Event]:
-    """Return the events of a call's end; the same ones however often they are made."""
-    generated: list[Event] = [
-        ImageGenerated.of(
-            event.job_id,
-            event.user_id,
-            index=image.index,
-            image_id=image.image_id,
-            staged_key=image.staged_key,
-            content_type=image.content_type,
-            sha256=image.sha256,
-            bytes=image.bytes,
-            model=event.model,
-        )
-        for image in images
-    ]
-    return [*generated, *(_failed(event, int(index), outcome_of(code)) for index, code in failures.items())]
-
-
-def _failed(event: JobCreated, index: int, outcome: Outcome) -> ImageFailed:
-    return ImageFailed.of(
-        event.job_id,
-        event.user_id,
-        index=index,
-        image_id=event.image_ids[index],
-        code=outcome.code,
-        message=outcome.message,
-        fault=outcome.fault or "server",
-        stage="generate",
-    )
+    return results(event, event.model, [], failures) if finished else []

@@ -15,6 +15,7 @@ class Call:
     """A row of `calls`, as the rules need it.
 
     Attributes:
+        model: The one in the catalogue that made the images.
         images: What `staging.StagedImage` is as JSON.
         failures: The code by index of each slot that got no image.
         held: Whether another owner's lease on it is running.
@@ -24,6 +25,7 @@ class Call:
 
     state: str
     attempts: int
+    model: str
     images: list[dict[str, Any]]
     failures: dict[str, str]
     held: bool
@@ -37,16 +39,19 @@ async def is_settled(connection: Connection, job_id: UUID) -> bool:
     return bool(found)
 
 
-async def lock_call(connection: Connection, job_id: UUID, call_no: int, user_id: str, owner: UUID) -> Call:
+async def lock_call(
+    connection: Connection, job_id: UUID, call_no: int, *, user_id: str, model: str, owner: UUID
+) -> Call:
     """Return the call's row, locked, made if it was not there."""
     await connection.execute(
-        "insert into calls (job_id, call_no, user_id) values ($1, $2, $3) on conflict do nothing",
+        "insert into calls (job_id, call_no, user_id, model) values ($1, $2, $3, $4) on conflict do nothing",
         job_id,
         call_no,
         user_id,
+        model,
     )
     row = await connection.fetchrow(
-        """select state, attempts, images, failures,
+        """select state, attempts, model, images, failures,
                   coalesce(owner <> $3 and leased_until > now(), false) as held,
                   coalesce(owner <> $3 and leased_until <= now(), false) as abandoned,
                   coalesce(retry_at > now(), false) as early
@@ -173,11 +178,13 @@ async def finish(
     state: str,
     code: str | None,
     failures: Mapping[str, str],
+    model: str | None = None,
     images: Sequence[Mapping[str, Any]] = (),
 ) -> bool:
     """Record a call's end, whoever owns it by now, and return whether it was still open."""
     found = await connection.fetchval(
         """update calls set state = $3, code = $4, failures = $5, images = $6, finished_at = now(),
+                            model = coalesce($7, model),
                             owner = null, leased_until = null, retry_at = null
            where job_id = $1 and call_no = $2 and state = 'open' returning true""",
         job_id,
@@ -186,6 +193,7 @@ async def finish(
         code,
         dict(failures),
         list(images),
+        model,
     )
     return bool(found)
 

@@ -23,11 +23,14 @@ from pixorly_generator.providers.openai import OpenAI
 from pixorly_generator.providers.openrouter import OpenRouter
 from pixorly_generator.providers.sandbox import Sandbox
 from pixorly_generator.settings import GeneratorSettings
+from pixorly_generator.upstream import Upstream
 
 
 def make_providers(settings: GeneratorSettings) -> dict[str, ImageProvider]:
     """Return the providers that there are keys for, by name; the sandbox needs none."""
-    http = HttpOptions(concurrency=settings.generator_concurrency, max_body_bytes=settings.provider_body_max_bytes)
+    # A job makes at most ten calls; connections are opened only when they are needed.
+    concurrency = 10 * settings.generator_concurrency
+    http = HttpOptions(concurrency=concurrency, max_body_bytes=settings.provider_body_max_bytes)
     providers: list[ImageProvider] = [Sandbox(latency_s=settings.sandbox_latency_s)]
     if settings.openrouter_api_key:
         gates = Gates("openrouter", limits=settings.model_limits)
@@ -64,9 +67,7 @@ def build(settings: GeneratorSettings) -> FastAPI:
     calls = Calls(
         outbox,
         blobs,
-        providers,
-        catalogue.load(settings.models_file),
-        provider_timeout_s=settings.provider_timeout_s,
+        Upstream(providers, catalogue.load(settings.models_file), timeout_s=settings.provider_timeout_s),
         lease_s=settings.lease_s,
         ladder_s=settings.retry_delays_s,
     )

@@ -136,6 +136,7 @@ class Clockwork:
         self.trace: deque[tuple[float, str, str]] = deque(maxlen=keep)
         self._numbers = count()
         self._agenda: list[tuple[float, int, Task | Callable[[], None], int]] = []
+        self._tasks: dict[Task, None] = {}
         self._running: Task | None = None
 
     # What tasks call
@@ -179,6 +180,7 @@ class Clockwork:
     def spawn(self, work: Coroutine[Any, Any, Any], process: Process | None, delay_s: float = 0.0) -> Task:
         """Begin a task."""
         task = Task(work, process)
+        self._tasks[task] = None
         if process is not None:
             process.tasks[task] = None
         self._push(self.now_s + delay_s, task, 0)
@@ -234,6 +236,7 @@ class Clockwork:
         """Kill a process as by SIGKILL."""
         self.tell_of(process.name, "dies")
         for task in process.die():
+            del self._tasks[task]
             self._wake_waiting(task)
         self.after()
 
@@ -256,6 +259,7 @@ class Clockwork:
 
     def _end(self, task: Task) -> None:
         task.ended = True
+        del self._tasks[task]
         if task.process is not None:
             task.process.tasks.pop(task, None)
         self._wake_waiting(task)
@@ -263,6 +267,11 @@ class Clockwork:
     def _wake_waiting(self, task: Task) -> None:
         for waiter, epoch in task.waiting:
             self.wake(waiter, epoch)
+
+    def close(self) -> None:
+        """Let go of everything that is under way."""
+        for task in self._tasks:
+            task.work.close()
 
     def lines(self) -> list[str]:
         """Return the trace, readable."""

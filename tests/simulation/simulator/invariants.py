@@ -83,6 +83,10 @@ class Invariants:
             must(job_id in now, f"the promised job {short(job_id)} is gone")
             if now[job_id] is not before:
                 _moved_forward(before, now[job_id])
+        for job_id, row in tables.jobs.items():
+            charge = self._world.ledger.charges.get(job_id)
+            must(not row.voided or (charge and charge.status == "voided"), f"{short(job_id)} was voided and is charged")
+            must(row.job is None or (charge and charge.status != "voided"), f"{short(job_id)} is promised, not charged")
         for job_id, job in now.items():
             for slot in job.slots:
                 recorded = slot.image_id in tables.images

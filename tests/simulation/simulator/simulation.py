@@ -56,5 +56,5 @@ def simulate(seed: int, flaw: str | None = None, *, whole_trace: bool = False) -
     except Violation as broken:
         violation = str(broken)
     finally:
-        world.close()
+        world.clockwork.close()
     return Finding(seed, violation, str(world.weather), world.clockwork.steps, world.clockwork.lines())

@@ -36,6 +36,8 @@ class Sweeper:
 
     def start(self) -> None:
         """Sweep for ever."""
+        if self._world.broken("nobody sweeps"):
+            return
         for interval_s, sweeps in (
             (PACE.sweep_interval_s, (self.expire, self.abandon, self.void)),
             (PACE.reconcile_interval_s, (self.settle, self.nudge, self.delete_again)),

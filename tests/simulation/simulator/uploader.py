@@ -102,8 +102,6 @@ class Store:
 
     async def delete_image(self, event: ImageDeleted) -> None:
         """The real handler."""
-        if self._world.broken("releases first"):
-            await self._uploader.ledger.release([event.image_id])
         await handlers.delete_image(self._uploader, event, Delivery())
 
     async def fail_image(self, event: ImageGenerated, failure: Fail) -> ImageFailed:

@@ -108,12 +108,6 @@ class World:
         book.grant(account, GrantRequest("first", credits_))
         self.ledger.database.commit(lambda _: self.ledger.post(book))
 
-    def close(self) -> None:
-        """Let go of everything that is under way."""
-        for process in self.all():
-            for task in list(process.tasks):
-                task.work.close()
-
     def all(self) -> list[Process]:
         """Return every process."""
         return [process for service in self.processes.values() for process in service]

@@ -3,6 +3,8 @@ create table calls (
     job_id        uuid        not null,
     call_no       integer     not null,
     user_id       text        not null,
+    -- The model that was asked for, and once the call is done the one that made the images.
+    model         text        not null,
     state         text        not null default 'open' check (state in ('open', 'done', 'failed', 'closed')),
     attempts      integer     not null default 0 check (attempts >= 0),
     owner         uuid,

@@ -1,0 +1,132 @@
+"""Asking providers: which one makes which model, what it is asked, and what the asking costs and takes."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from opentelemetry import trace
+from prometheus_client import Counter, Gauge, Histogram
+
+from pixorly.catalogue import Catalogue, UnknownModel
+from pixorly.errors import ModelUnavailable, OutageError, PixorlyError, ProviderTimeout
+from pixorly.events import JobCreated, PlannedCall, utcnow
+from pixorly_generator.providers import ImageProvider, ProviderAnswer, ProviderRequest
+
+_log = structlog.get_logger()
+_tracer = trace.get_tracer("pixorly.generator")
+_SLACK_S: Final = 5.0
+
+CALLS = Counter("pixorly_provider_calls", "Provider calls by how they ended.", ["provider", "model", "code"])
+IN_FLIGHT = Gauge("pixorly_provider_calls_in_flight", "Provider calls under way.", ["provider"])
+SECONDS = Histogram(
+    "pixorly_provider_call_seconds",
+    "How long provider calls took.",
+    ["provider", "model"],
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320),
+)
+COST_USD = Counter("pixorly_provider_cost_usd", "What providers charged us.", ["provider", "model"])
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of one call of a job."""
+
+    event: JobCreated
+    call: PlannedCall
+    number: int
+
+
+class Upstream:
+    """The providers that there are keys for.
+
+    Args:
+        providers: By name.
+        catalogue: Which provider makes which model.
+        timeout_s: The longest that one call may take.
+    """
+
+    def __init__(self, providers: Mapping[str, ImageProvider], catalogue: Catalogue, *, timeout_s: float = 180) -> None:
+        self._providers = providers
+        self._catalogue = catalogue
+        self._timeout_s = timeout_s
+
+    def provider_of(self, model_id: str) -> str:
+        """Return the name of the provider that makes a model; `none` if the catalogue knows none."""
+        try:
+            return self._catalogue.find(model_id).provider
+        except UnknownModel:
+            return "none"
+
+    async def generate(self, attempt: Attempt) -> tuple[ProviderAnswer, str]:
+        """Ask for the job's model, or for the next of its fallbacks where one is gone or away.
+
+        Returns:
+            What the provider answered, and the id in the catalogue of the model that was asked.
+
+        Raises:
+            TransientError: It is worth another try.
+            OutageError: Every model is away.
+            ServerError: It can't be done.
+            UserError: The user's request was refused.
+        """
+        *others, last = (attempt.event.model, *attempt.event.fallback_models)
+        for model_id in others:
+            try:
+                return await self._generate_with(model_id, attempt), model_id
+            except (ModelUnavailable, OutageError) as error:
+                _log.warning("falling back", model=model_id, code=error.code)
+        return await self._generate_with(last, attempt), last
+
+    async def _generate_with(self, model_id: str, attempt: Attempt) -> ProviderAnswer:
+        try:
+            model = self._catalogue.find(model_id)
+        except UnknownModel as error:
+            raise ModelUnavailable from error
+        if model.provider not in self._providers:
+            raise OutageError(f"provider:{model.provider}", f"No key for {model.provider} is set.")
+        event = attempt.event
+        left_s = (event.deadline - utcnow()).total_seconds()
+        request = ProviderRequest(
+            job_id=event.job_id,
+            call_no=attempt.call.call_no,
+            attempt=attempt.number,
+            user_id=event.user_id,
+            model=model,
+            prompt=event.prompt,
+            params=event.params,
+            indexes=attempt.call.indexes,
+            timeout_s=min(self._timeout_s, max(left_s, 1.0)),
+        )
+        return await _ask(self._providers[model.provider], request)
+
+
+async def _ask(provider: ImageProvider, request: ProviderRequest) -> ProviderAnswer:
+    """Make one call, measured and traced."""
+    model, code = request.model.id, "internal_error"
+    attributes: dict[str, str | int] = {
+        "gen_ai.operation.name": "generate_content",
+        "gen_ai.provider.name": provider.name,
+        "gen_ai.request.model": model,
+        "gen_ai.output.type": "image",
+        "pixorly.job_id": str(request.job_id),
+        "pixorly.attempt": request.attempt,
+    }
+    span = _tracer.start_as_current_span(f"generate_content {model}", kind=trace.SpanKind.CLIENT, attributes=attributes)
+    with span, IN_FLIGHT.labels(provider.name).track_inprogress(), SECONDS.labels(provider.name, model).time():
+        try:
+            # Each provider keeps to the time-out itself; this is for one that does not.
+            async with asyncio.timeout(request.timeout_s + _SLACK_S):
+                answer = await provider.generate(request)
+            code = "ok"
+        except TimeoutError as error:
+            code = ProviderTimeout.code
+            raise ProviderTimeout from error
+        except PixorlyError as error:
+            code = error.code
+            raise
+        finally:
+            CALLS.labels(provider.name, model, code).inc()
+    COST_USD.labels(provider.name, model).inc(float(answer.cost_usd or 0))
+    return answer
