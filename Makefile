@@ -27,7 +27,11 @@ down: setup ## Stop what `pixorly up --detach` started
 
 .PHONY: test
 test: setup ## Run all tests, on real servers of their own
-	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile
+	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m "not long"
+
+.PHONY: chaos
+chaos: setup ## Run the faults, the long ones too: every process killed at every step, every part away
+	@$(PYTEST) tests/chaos
 
 .PHONY: test-unit
 test-unit: setup ## Run the tests that need no servers

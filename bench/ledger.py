@@ -172,7 +172,8 @@ async def compared(
 
 
 async def in_process(server_url: str, effort: Effort) -> list[dict[str, Any]]:
-    database = Database(await make_ledger(server_url, "in_process"))
+    # Whoever waits for a connection on a busy machine is slow, not refused.
+    database = Database(await make_ledger(server_url, "in_process"), acquire_timeout_s=60)
     await database.open()
     credits_ = Credits(database, PLANS)
 

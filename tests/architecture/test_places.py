@@ -34,7 +34,13 @@ READS_THE_ENVIRONMENT: Final = (
 
 BORDERS: Final = {
     "asyncpg": ("pixorly/db.py", "*/store.py", "pixorly_stack/postgres.py", "pixorly_stack/prepare.py"),
-    "aio_pika": ("pixorly/broker.py", "pixorly/delivery.py", "pixorly/topology.py", "pixorly_stack/prepare.py"),
+    "aio_pika": (
+        "pixorly/broker.py",
+        "pixorly/delivery.py",
+        "pixorly/topology.py",
+        "pixorly_stack/prepare.py",
+        "pixorly_api/graveyard.py",
+    ),
     "aiormq": (),
     "faststream": ("pixorly/broker.py", "pixorly/delivery.py"),
     "httpcore": ("pixorly_generator/providers/fetch.py",),

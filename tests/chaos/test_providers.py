@@ -51,6 +51,29 @@ CASES = [
 ]
 
 
+async def test_a_fallback_makes_what_the_first_model_can_not(emulated: Stack) -> None:
+    """The first answers that it is gone; what the second makes costs the first's price and bears the second's name."""
+    direct = "openai-direct/gpt-image-2"
+    _, key = await emulated.user(amount_credits=1000)
+    rule = {"fault": "404model", "model": FOUR, "prompt": "gone"}
+    async with httpx.AsyncClient(base_url=emulated.dev["emulator_url"], trust_env=False) as http:
+        (await http.post("/_emulator/script", json={"rules": [rule]})).raise_for_status()
+    async with emulated.client(key) as client:
+        jobs = [
+            await client.create("gone", n=2, model=FOUR, size=1024, fallback_models=[ONE]),
+            await client.create("gone", n=2, model=FOUR, size=1024, fallback_models=[direct, ONE]),
+            await client.create("there", model=FOUR, size=1024, fallback_models=[ONE]),
+        ]
+    done = await nothing_is_lost(emulated, key, jobs, 1000)
+
+    assert [job["status"] for job in done] == ["completed"] * 3
+    assert [job["fallback_models"] for job in done] == [[ONE], [direct, ONE], [ONE]]
+    assert [[image["model"] for image in job["images"]] for job in done] == [[ONE] * 2, [direct] * 2, [FOUR]]
+    assert [job["credits_used"] for job in done] == [24, 24, 12]
+    bills = [await bill_of(emulated, job) for job in done]
+    assert [(bill["calls"], bill["images"]) for bill in bills] == [(4, 2), (4, 2), (1, 1)]
+
+
 async def bill_of(stack: Stack, job: Job) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=stack.dev["emulator_url"], trust_env=False) as http:
         bill = (await http.get("/_emulator/bill", params={"session_id": job["id"]})).raise_for_status().json()

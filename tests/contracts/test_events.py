@@ -71,7 +71,7 @@ def test_what_the_first_version_left_out_has_its_old_meaning() -> None:
     assert defaults("job.started") == {"call_no": 0, "model": None}
     assert defaults("job.retrying") == {"index": 0, "message": ""}
     assert defaults("image.generated") == {"model": None, "prompt_revised": None}
-    assert defaults("image.uploaded") == {"thumbnail_bytes": 0}
+    assert defaults("image.uploaded") == {"thumbnail_bytes": 0, "model": None}
     assert defaults("image.failed") == {}
     assert defaults("image.deleted") == {"keys": ()}
     for kind in ("job.completed", "job.failed", "job.canceled"):

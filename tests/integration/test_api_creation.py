@@ -53,6 +53,16 @@ async def test_the_same_key_with_another_body_is_refused(world: World) -> None:
     assert world.ledger.balances["demo"] == 995
 
 
+async def test_a_request_that_is_taken_up_again_keeps_its_fallbacks(world: World) -> None:
+    world.ledger.after.append(OutageError("ledger"))
+    asked = ["sandbox/mosaic"]
+    assert (await world.create(headers=key(), fallback_models=asked)).status_code == 503
+    again = await world.create(headers=key(), fallback_models=asked)
+    assert again.json()["fallback_models"] == ["sandbox/mosaic"]
+    (job,) = await world.published()
+    assert job.fallback_models == ("sandbox/mosaic",)
+
+
 async def test_two_users_may_use_the_same_key(world: World) -> None:
     mine = await world.create(headers=key())
     theirs = await world.create(headers=key(), user_id="other")

@@ -44,6 +44,12 @@ def is_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]
         ({"n": 0}, 422, "invalid_request", "n"),
         ({"n": 11}, 422, "invalid_request", "n"),
         ({"model": "no/such"}, 422, "unknown_model", "model"),
+        ({"fallback_models": ["sandbox/mosaik"]}, 422, "unknown_model", "fallback_models"),
+        ({"fallback_models": ["sandbox/aurora"]}, 422, "invalid_request", "fallback_models"),
+        ({"fallback_models": ["sandbox/mosaic"] * 2}, 422, "invalid_request", "fallback_models"),
+        ({"fallback_models": ["google/gemini-3.1-flash-image"]}, 422, "invalid_request", "fallback_models"),
+        ({"fallback_models": ["sandbox/mosaic"], "quality": "low"}, 422, "invalid_request", "fallback_models"),
+        ({"fallback_models": ["a", "b", "c", "d"]}, 422, "invalid_request", "fallback_models"),
         ({"prompt": ""}, 422, "invalid_request", "prompt"),
         ({"prompt": "x" * 4001}, 422, "invalid_request", "prompt"),
         ({"prompt": "x" * 100_000}, 413, "body_too_large", None),
@@ -348,6 +354,9 @@ async def test_the_account_and_the_tables_can_be_read(world: World) -> None:
     assert (await world.call("GET", "/v1/account")).json()["credits_remaining"] == 1000
     models = (await world.call("GET", "/v1/models")).json()["data"]
     assert {"sandbox/aurora", "sandbox/mosaic"} <= {model["id"] for model in models}
+    aurora = next(model for model in models if model["id"] == "sandbox/aurora")
+    assert aurora["quality_credits"] == {"low": 3, "medium": 5, "high": 8}
+    assert (aurora["max_n"], aurora["seed"], aurora["transparent"]) == (10, True, True)
     outcomes = {row["code"]: row for row in (await world.call("GET", "/v1/outcomes")).json()["data"]}
     assert outcomes["content_rejected"]["refunded"] is False
     assert outcomes["provider_timeout"]["retries"] == 3

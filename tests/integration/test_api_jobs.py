@@ -42,6 +42,31 @@ async def test_a_job_goes_from_request_to_links(world: World) -> None:
     assert "credits_remaining" not in read
 
 
+async def test_a_job_keeps_its_fallbacks_and_says_which_model_made_which_image(world: World) -> None:
+    job = await world.created(3, fallback_models=["sandbox/mosaic"])
+    assert job.fallback_models == ("sandbox/mosaic",)
+    assert [call.indexes for call in job.calls] == [(0,), (1,), (2,)]
+    assert (await world.get(job.job_id))["fallback_models"] == ["sandbox/mosaic"]
+
+    made = {index: api.generated(job, index).model_copy(update={"model": "sandbox/mosaic"}) for index in (0, 1)}
+    await world.jobs.follow(made[0])
+    await world.jobs.follow(api.uploaded(job, 0))
+    await world.jobs.follow(api.uploaded(job, 1).model_copy(update={"model": "sandbox/mosaic"}))
+    await world.jobs.follow(made[1])
+    await world.jobs.follow(api.uploaded(job, 2))
+
+    read = await world.get(job.job_id)
+    assert [image["model"] for image in read["images"]] == ["sandbox/mosaic", "sandbox/mosaic", "sandbox/aurora"]
+    assert (read["model"], read["credits_used"]) == ("sandbox/aurora", 15)
+
+
+async def test_a_job_that_is_announced_again_is_announced_with_its_fallbacks(world: World) -> None:
+    job = await world.created(1, fallback_models=["sandbox/mosaic"])
+    await world.sql("update jobs set news_at = now() - interval '1 hour', nudge_at = now()")
+    assert await world.sweeper.nudge() == 1
+    assert await world.published() == [job]
+
+
 async def test_one_failure_of_two_is_a_completed_job_with_half_the_credits_back(world: World) -> None:
     job = await world.created(2)
     await world.jobs.follow(api.uploaded(job, 0))

@@ -9,18 +9,26 @@ from decimal import Decimal
 
 import asyncpg
 import pytest
+from typing_extensions import override
+
 from pixorly import catalogue
 from pixorly.blobs import MemoryBlobs
 from pixorly.db import Database, migrate
 from pixorly.delivery import Held
-from pixorly.errors import ContentRejected, OutageError, PixorlyError, ProviderUnavailable, StorageUnavailable
+from pixorly.errors import (
+    ContentRejected,
+    ModelUnavailable,
+    OutageError,
+    PixorlyError,
+    ProviderUnavailable,
+    StorageUnavailable,
+)
 from pixorly.events import Event, ImageFailed, ImageGenerated, ImageParams, JobCreated, JobStarted, utcnow
 from pixorly.ids import new_id
 from pixorly.outbox import Bus, Outbox
 from pixorly_generator.calls import Calls
 from pixorly_generator.providers import GeneratedImage, ImageProvider, ProviderAnswer, ProviderRequest
 from pixorly_generator.upstream import Upstream
-from typing_extensions import override
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture"
 
@@ -390,3 +398,18 @@ async def test_a_fallback_makes_the_image_when_the_model_is_away(make: Make) -> 
     assert (await generator.row("select model from attempts"))["model"] == "sandbox/mosaic"
     made = await settled(generator.bus, ImageGenerated, 1)
     assert [e.model for e in made if isinstance(e, ImageGenerated)] == ["sandbox/mosaic"]
+
+
+async def test_a_job_waits_for_a_model_that_is_away_though_its_fallback_is_gone(make: Make) -> None:
+    generator = await make(Provider(raises=[OutageError("provider:sandbox/sandbox/aurora"), ModelUnavailable()]))
+    event = job(fallback_models=("sandbox/mosaic",))
+    with pytest.raises(OutageError):
+        await generator.calls.make_all(event)
+    await generator.calls.make_all(event)
+
+    assert [request.model.id for request in generator.provider.requests] == [
+        "sandbox/aurora",
+        "sandbox/mosaic",
+        "sandbox/aurora",
+    ]
+    assert len(await settled(generator.bus, ImageGenerated, 1)) == 1

@@ -26,6 +26,7 @@ from pixorly.topology import (
     EXCHANGES,
     PUBLISHES,
     QUEUES,
+    REPEATS,
     RETRY_EXCHANGE,
     WorkQueue,
     declare,
@@ -227,7 +228,7 @@ async def test_a_service_declares_all_it_needs_by_itself(realm: Realm, service: 
 async def test_a_service_publishes_its_own_events_and_no_others(shared: Realm, service: str) -> None:
     may = {kind for kind in EVENTS if await shared.may(service, publishing(EVENTS_EXCHANGE, kind))}
 
-    assert may == {event.type for event in PUBLISHES[service]}
+    assert may == {event.type for event in (*PUBLISHES[service], *REPEATS.get(service, ()))}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -343,15 +344,17 @@ async def test_a_service_is_nobody_at_the_management_api(shared: Realm, servers:
 
 @dataclass
 class Shift:
-    """A handler that fails once for a while, then for good, then works."""
+    """A handler that, of one event, fails once for a while and once for good, and works otherwise."""
 
+    about: Event
     raises: list[Exception] = field(default_factory=lambda: [ProviderUnavailable(), ZeroDivisionError()])
     seen: list[Event] = field(default_factory=list)
 
     async def handle(self, event: Event, _: Delivery) -> Following:
-        self.seen.append(event)
-        if self.raises:
-            raise self.raises.pop(0)
+        if event == self.about:
+            self.seen.append(event)
+            if self.raises:
+                raise self.raises.pop(0)
         return None
 
 
@@ -364,23 +367,22 @@ async def test_a_service_does_its_whole_work_with_the_rights_it_has(realm: Realm
     """It publishes, takes, retries and puts aside, and its probes answer; nothing of it needs more."""
     queue = queues_of(service)[0]
     event = SAMPLES[queue.events[0].type]
-    shift = Shift()
+    shift = Shift(event)
     settings = realm.settings(service, retry_delays_s="1,2,4")
     publisher = Publisher(settings, service)
     consumer = Consumer(settings, service, publisher, [subscription(queue, shift) for queue in queues_of(service)])
     await publisher.start()
     await consumer.start()
     try:
-        for published in PUBLISHES[service]:
+        for published in (*PUBLISHES[service], *REPEATS.get(service, ())):
             await publisher.publish(SAMPLES[published.type])
         await publisher.probe()
         async with realm.channel() as channel:
             exchange = await channel.get_exchange(RETRY_EXCHANGE)
-            # Under its own name, so that nothing else is subscribed to it.
             await exchange.publish(
                 aio_pika.Message(event.to_json(), type=event.type, message_id="m"), queue.name, mandatory=True
             )
-            await until(lambda: len([seen for seen in shift.seen if seen == event]) >= 2)
+            await until(lambda: len(shift.seen) == 2)
 
             async def buried() -> bool:
                 graveyard = await channel.declare_queue(queue.dead, passive=True)

@@ -1,6 +1,6 @@
 """What can be asked of the API: one function per call builds the request and knows how to read its answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from math import ceil
@@ -21,6 +21,7 @@ class Wishes(TypedDict, total=False):
     """
 
     model: str
+    fallback_models: Sequence[str]
     n: int
     width: int
     height: int

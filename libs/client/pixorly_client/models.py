@@ -23,6 +23,7 @@ class Image(Answer):
     """A stored image and its links.
 
     Attributes:
+        model: The model that made it.
         url: A link to the bytes; it may expire at `url_expires_at`, and a fresh one comes with each read.
         thumbnails: Links to small versions, by the length of the long side in pixels.
         bytes: The size.
@@ -31,6 +32,7 @@ class Image(Answer):
 
     id: str
     index: int = 0
+    model: str | None = None
     generation_id: str | None = None
     url: str
     url_expires_at: AwareDatetime | None = None
@@ -78,6 +80,7 @@ class Generation(Answer):
     id: str
     status: str
     model: str
+    fallback_models: list[str] = Field(default_factory=list)
     prompt: str = ""
     n: int = 1
     params: dict[str, Any] = Field(default_factory=dict)
@@ -145,6 +148,7 @@ class Model(Answer):
     description: str = ""
     credits_per_image: int = 0
     quality_credits: dict[str, int] = Field(default_factory=dict)
+    max_n: int | None = None
     min_px: int | None = None
     max_px: int | None = None
     default_width: int | None = None
@@ -152,6 +156,7 @@ class Model(Answer):
     aspect_ratios: dict[str, tuple[int, int]] = Field(default_factory=dict)
     output_formats: list[str] = Field(default_factory=list)
     qualities: list[str] = Field(default_factory=list)
+    transparent: bool = False
     seed: bool = False
     typical_s: float | None = None
 

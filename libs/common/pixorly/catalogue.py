@@ -5,10 +5,11 @@ The api refuses and prices with it before credits are taken; the generator plans
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +17,7 @@ from pixorly.errors import InvalidRequest
 from pixorly.events import ImageParams, PlannedCall
 
 Format = Literal["png", "jpeg", "webp"]
+_FALLBACKS: Final = "fallback_models"
 FORMATS: tuple[Format, ...] = ("png", "jpeg", "webp")
 
 
@@ -58,6 +60,11 @@ class Model(BaseModel):
     typical_s: float = 10
     retired: bool = False
 
+    @property
+    def transparent(self) -> bool:
+        """Whether it can leave the background out."""
+        return self.provider == "sandbox" or "background" in self.parameters
+
     def credits_per_image(self, quality: str | None) -> int:
         """Return what one image costs, in credits."""
         return self.quality_credits.get(quality or "", self.credits)
@@ -84,6 +91,8 @@ class Model(BaseModel):
             raise _refusal("output_format", f"{self.id} makes no {output_format!r}.", self.formats)
         if seed is not None and not self.seed:
             raise _refusal("seed", f"{self.id} takes no seed.", ())
+        if background == "transparent" and not self.transparent:
+            raise _refusal("background", f"{self.id} makes no transparent backgrounds.", ())
         if background == "transparent" and output_format == "jpeg":
             raise _refusal("background", "JPEG knows no transparency.", ())
         width, height, aspect_ratio = self._size(width, height, aspect_ratio)
@@ -96,6 +105,17 @@ class Model(BaseModel):
             background=background,
             seed=seed,
         )
+
+    def same(self, params: ImageParams) -> ImageParams:
+        """Return what to ask of this model so that it makes what another was asked for.
+
+        Raises:
+            InvalidRequest: It does not make such images; `param` names the field.
+        """
+        asked = params.model_dump(exclude={"aspect_ratio"})
+        same = self.params(**asked)
+        # One of any size needs no ratio, but may be told.
+        return same if same.aspect_ratio else same.model_copy(update={"aspect_ratio": params.aspect_ratio})
 
     def _size(self, width: int | None, height: int | None, ratio: str | None) -> tuple[int, int, str | None]:
         if (width is None) != (height is None):
@@ -141,11 +161,12 @@ class Model(BaseModel):
         width, height = (min(self.max_px, max(self.min_px, round(side / 16) * 16)) for side in sides)
         return width, height
 
-    def calls(self, n: int) -> tuple[PlannedCall, ...]:
-        """Return the calls that make `n` images, and the slots that each serves."""
-        starts = range(0, n, self.max_n)
+    def calls(self, n: int, fallbacks: Sequence["Model"] = ()) -> tuple[PlannedCall, ...]:
+        """Return the calls that make `n` images, and the slots that each serves; each fallback can make every call."""
+        at_once = min(model.max_n for model in (self, *fallbacks))
+        starts = range(0, n, at_once)
         return tuple(
-            PlannedCall(call_no=call_no, indexes=tuple(range(start, min(n, start + self.max_n))))
+            PlannedCall(call_no=call_no, indexes=tuple(range(start, min(n, start + at_once))))
             for call_no, start in enumerate(starts)
         )
 
@@ -153,6 +174,26 @@ class Model(BaseModel):
 def _refusal(param: str, message: str, allowed: tuple[str, ...]) -> InvalidRequest:
     more = f" It has: {', '.join(allowed)}." if allowed else ""
     return InvalidRequest(message + more, param=param)
+
+
+def check_fallbacks(model: Model, fallbacks: Sequence[Model], params: ImageParams) -> None:
+    """Check that each of `fallbacks` may stand in for `model`: another one, that makes the very same for no more.
+
+    Raises:
+        InvalidRequest: One may not; `param` is `fallback_models`.
+    """
+    named = [model.id, *(fallback.id for fallback in fallbacks)]
+    if len(set(named)) < len(named):
+        raise _refusal(_FALLBACKS, "Each fallback is another model than the first and than each other.", ())
+    most = model.credits_per_image(params.quality)
+    for fallback in fallbacks:
+        try:
+            fallback.same(params)
+        except InvalidRequest as error:
+            raise _refusal(_FALLBACKS, f"{fallback.id} can't stand in: {error.message}", ()) from error
+        price = fallback.credits_per_image(params.quality)
+        if price > most:
+            raise _refusal(_FALLBACKS, f"{fallback.id} costs {price} credits an image, {model.id} only {most}.", ())
 
 
 class Catalogue:
@@ -165,8 +206,8 @@ class Catalogue:
         """Return the models that can be asked for."""
         return [model for model in self._models.values() if not model.retired]
 
-    def find(self, model_id: str) -> Model:
-        """Return the model.
+    def find(self, model_id: str, *, param: str = "model") -> Model:
+        """Return the model that the field `param` asks for.
 
         Raises:
             UnknownModel: There is none, or it is retired; the message names near ones.
@@ -176,7 +217,7 @@ class Catalogue:
             near = difflib.get_close_matches(model_id, [model.id for model in self.all()], n=3, cutoff=0.4)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
             state = "retired" if model else "unknown"
-            raise UnknownModel(f"The model {model_id[:100]!r} is {state}.{hint}", param="model", near=near)
+            raise UnknownModel(f"The model {model_id[:100]!r} is {state}.{hint}", param=param, near=near)
         return model
 
 

@@ -174,6 +174,8 @@ class ImageUploaded(Event):
     sha256: str
     thumbhash: str
     """Base64."""
+    model: str | None = None
+    """The one that made it, as image.generated said."""
 
 
 class ImageFailed(Event):

@@ -41,6 +41,8 @@ HELD_S: Final = 2
 """The step on which a message waits for a call that another process holds."""
 DELIVERY_LIMIT: Final = 50
 """A fuse against messages that kill their consumer, not the retry counter."""
+DEAD_DELIVERY_LIMIT: Final = 1_000_000_000
+"""Each look at a dead letter counts as a delivery, and RabbitMQ 4 would drop it after 20 (decision 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class WorkQueue:
         """The name of the queue for a person."""
         return f"{self.name}.dead"
 
+    @property
+    def dead_arguments(self) -> dict[str, Any]:
+        """The arguments of the queue for a person: looked at as often as one likes, nothing of it is dropped."""
+        return {"x-queue-type": "quorum", "x-delivery-limit": DEAD_DELIVERY_LIMIT}
+
     def retry(self, delay_s: int) -> str:
         """Return the name of the retry queue with this delay, which is also its key on the retry exchange."""
         return f"{self.name}.retry.{delay_s}s"
@@ -97,13 +104,15 @@ QUEUES: Final = (
 )
 
 PUBLISHES: Final[dict[str, tuple[type[Event], ...]]] = {
-    # The api's reconciler says again what an open slot waits on, so it also publishes what the generator said.
-    "api": (JobCreated, JobCompleted, JobFailed, JobCanceled, ImageDeleted, ImageGenerated),
+    "api": (JobCreated, JobCompleted, JobFailed, JobCanceled, ImageDeleted),
     "generator": (JobStarted, JobRetrying, ImageGenerated, ImageFailed),
     "uploader": (ImageUploaded, ImageFailed, JobRetrying),
     "ledger": (),
 }
 """Which service publishes what."""
+
+REPEATS: Final[dict[str, tuple[type[Event], ...]]] = {"api": (ImageGenerated,)}
+"""What a service says again though another said it first: the api's reconciler, for a slot that waits on it."""
 
 
 def queue_named(name: str) -> WorkQueue:
@@ -139,7 +148,7 @@ async def declare(channel: AbstractChannel, queues: Iterable[WorkQueue], ladder_
     events, retry, dead = [await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True) for name in EXCHANGES]
     for queue in queues:
         # What a message may end in stands before the message can get there.
-        graveyard = await channel.declare_queue(queue.dead, durable=True, arguments={"x-queue-type": "quorum"})
+        graveyard = await channel.declare_queue(queue.dead, durable=True, arguments=queue.dead_arguments)
         await graveyard.bind(dead, queue.name)
         work = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
         await work.bind(retry, queue.name)
@@ -184,7 +193,7 @@ def permissions(service: str) -> dict[str, str]:
 
 def topic_permissions(service: str) -> dict[str, dict[str, str]]:
     """Return, by exchange, the patterns of routing keys that a service's user may write and read."""
-    published = PUBLISHES[service]
+    published = (*PUBLISHES[service], *REPEATS.get(service, ()))
     read = sorted({event.type for queue in queues_of(service) for event in queue.events})
     own = rf"^{re.escape(service)}\..*$"
     dead_read = own if service != "api" else r"^.*$"

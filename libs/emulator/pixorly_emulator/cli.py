@@ -32,10 +32,10 @@ the bill: GET /_emulator/bill (?session_id=), the calls: GET /_emulator/calls, a
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return what reads the command line."""
+def parser(program: str = "pixorly-emulator") -> argparse.ArgumentParser:
+    """Return what reads the command line of a program of this name."""
     reads = argparse.ArgumentParser(
-        prog="pixorly-emulator",
+        prog=program,
         description="Emulates OpenRouter's image routes (under /api/v1) and OpenAI's (under /v1): draws, fails on "
         "demand, and keeps a bill.",
         epilog=_EPILOG + help_text(),
@@ -73,9 +73,9 @@ def options_of(arguments: argparse.Namespace) -> Options:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, *, program: str = "pixorly-emulator") -> None:
     """Run until told to stop; the first line of the output says where."""
-    reads = parser()
+    reads = parser(program)
     arguments = reads.parse_args(argv)
     try:
         config = configured(options_of(arguments), log_level=arguments.log_level)

@@ -1,4 +1,4 @@
-"""`pixorly account`, `usage` and `models`: what there is, what was used, and what can be asked for."""
+"""`pixorly account` and `usage`: what there is, and what was used."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pixorly_client import Model, Usage
+from pixorly_client import Usage
 from pixorly_client.models import UsageLine
 from pixorly_stack.commands import Dir
 from pixorly_stack.connection import Json, talking
@@ -15,7 +15,6 @@ from pixorly_stack.console import out
 from pixorly_stack.showing import (
     bar,
     credits_in_words,
-    one_line,
     seconds_in_words,
     show_json,
     show_table,
@@ -122,27 +121,3 @@ def _show_totals(totals: UsageLine) -> None:
     if totals.failures:
         found = "  ".join(f"{escape(code)} {count:,}" for code, count in totals.failures.items())
         out.print(f"[red]failed images[/]  {found}")
-
-
-def models(context: typer.Context, *, as_json: Json = False, dir_: Dir = None) -> None:
-    """List the models on offer, with prices and sizes."""
-    with talking(context, dir_, as_json=as_json) as client:
-        found = client.models()
-    if as_json:
-        show_json([model.model_dump(mode="json") for model in found])
-        return
-    made = table("MODEL", "CREDITS", "TYPICAL", "SIZES", right=("CREDITS", "TYPICAL"), cut="SIZES")
-    for model in found:
-        typical = f"{model.typical_s:g} s" if model.typical_s is not None else "-"
-        made.add_row(escape(model.id), _price(model), typical, one_line(_sizes(model)))
-    show_table(made)
-    out.print("[dim]Credits are for one image.[/]")
-
-
-def _price(model: Model) -> str:
-    prices = sorted({model.credits_per_image, *model.quality_credits.values()})
-    return str(prices[0]) if len(prices) == 1 else f"{prices[0]}-{prices[-1]}"
-
-
-def _sizes(model: Model) -> str:
-    return " ".join(model.aspect_ratios) or f"{model.min_px} to {model.max_px} px a side"

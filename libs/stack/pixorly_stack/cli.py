@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from pixorly_stack import account, commands, demo, generate, images, jobs
+from pixorly_stack import account, commands, dead, demo, generate, images, jobs, offer
 from pixorly_stack.console import show_problem
 from pixorly_stack.errors import StackError
 
@@ -31,7 +31,12 @@ app = App(
 )
 for command in (commands.up, commands.down, commands.ps, commands.logs, commands.doctor):
     app.command()(command)
-for of_the_api in (generate.generate, demo.demo, account.account, account.usage, account.models):
+for of_the_api in (generate.generate, demo.demo, account.account, account.usage):
     app.command()(of_the_api)
+# What follows is the emulator's to read, `--help` too.
+_AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True}
+app.command(add_help_option=False, context_settings=_AS_IT_IS)(offer.emulator)
+app.add_typer(offer.app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(images.app, name="images")
+app.add_typer(dead.app, name="dead")

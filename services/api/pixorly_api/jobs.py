@@ -15,12 +15,21 @@ from prometheus_client import Counter, Histogram
 
 from pixorly.db import Connection
 from pixorly.errors import PixorlyError
-from pixorly.events import Event, ImageDeleted, ImageGenerated, JobCreated, JobRetrying, JobSettled, JobStarted
+from pixorly.events import (
+    Event,
+    ImageDeleted,
+    ImageGenerated,
+    ImageUploaded,
+    JobCreated,
+    JobRetrying,
+    JobSettled,
+    JobStarted,
+)
 from pixorly.grouping import Grouper
 from pixorly.outbox import Outbox, Transaction
 from pixorly_api import lifecycle, store
 from pixorly_api.errors import NotFound
-from pixorly_api.lifecycle import Job, Rule, Step
+from pixorly_api.lifecycle import Job, Rule, Slot, Step
 from pixorly_api.store import Image
 
 _log = structlog.get_logger()
@@ -164,8 +173,10 @@ class Jobs:
         ]
         await store.write_slots(connection, slots)
         await store.write_jobs(connection, changed)
-        models = {job.job_id: job.model for job in changed}
-        await store.add_images(connection, [(models[job_id], slot.uploaded) for job_id, slot in slots if slot.uploaded])
+        uploads = [
+            (_maker(after[job_id], slot, slot.uploaded), slot.uploaded) for job_id, slot in slots if slot.uploaded
+        ]
+        await store.add_images(connection, uploads)
         announced = [event for answer in answers if isinstance(answer, Step) for event in answer.announced]
         deletions = {
             event.image_id: (_index_of(after[event.job_id], event), event)
@@ -199,6 +210,11 @@ def _is_repeat(change: Change, repeated: set[UUID]) -> bool:
     known = change.attempt.event_id in repeated
     repeated.add(change.attempt.event_id)
     return known
+
+
+def _maker(job: Job, slot: Slot, uploaded: ImageUploaded) -> str:
+    """Return the model that made an image: one of the job's fallbacks, perhaps."""
+    return uploaded.model or (slot.generated and slot.generated.model) or job.model
 
 
 def _index_of(job: Job, event: ImageDeleted) -> int:

@@ -117,6 +117,7 @@ class Job:
     settled_at: datetime | None
     retry_count: int
     slots: tuple[Slot, ...]
+    fallback_models: tuple[str, ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -331,6 +332,7 @@ def creation(job: Job) -> JobCreated:
         deadline=job.deadline,
         image_ids=tuple(slot.image_id for slot in job.slots),
         calls=job.calls,
+        fallback_models=job.fallback_models,
     )
 
 

@@ -15,6 +15,7 @@ from pixorly.db import Database
 from pixorly.errors import InvalidRequest
 from pixorly_api.auth import Auth, Caller
 from pixorly_api.creation import Creation
+from pixorly_api.dead import DeadLetters
 from pixorly_api.errors import NotFound
 from pixorly_api.fields import USER_ID, Scope
 from pixorly_api.jobs import Jobs
@@ -40,6 +41,7 @@ class Parts:
     ledger: Ledger
     links: Links
     watcher: Watcher
+    dead: DeadLetters
 
 
 def _parts(request: Request) -> Parts:

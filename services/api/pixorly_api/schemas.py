@@ -11,7 +11,9 @@ from pixorly_api.fields import In, Out, Page, Text, not_blank
 
 Status = Literal["pending", "processing", "uploading", "completed", "failed", "canceled"]
 
+MAX_N: Final = 10
 _METADATA_KEYS: Final = 16
+ModelId = Annotated[Text, Field(min_length=1, max_length=128)]
 
 
 class CreateGeneration(In):
@@ -32,10 +34,13 @@ class CreateGeneration(In):
         },
     )
 
-    model: Annotated[Text, Field(min_length=1, max_length=128)]
+    model: ModelId
+    fallback_models: list[ModelId] = Field(default_factory=list, max_length=3)
+    """What may make the images where the model is gone or away, in this order: other models that make the very same
+    and cost no more. The price stays the first model's."""
     prompt: Annotated[Text, Field(min_length=1, max_length=32_000), AfterValidator(not_blank)]
     """At most as many code points as the server's setting allows: 4,000 by default."""
-    n: int = Field(default=1, ge=1, le=10)
+    n: int = Field(default=1, ge=1, le=MAX_N)
     width: int | None = Field(default=None, ge=1, le=65_536)
     height: int | None = Field(default=None, ge=1, le=65_536)
     aspect_ratio: Annotated[Text, Field(min_length=1, max_length=16)] | None = None
@@ -92,6 +97,8 @@ class ImageOut(Out):
 
     id: UUID
     index: int
+    model: str
+    """The one that made it: the job's, or one of its fallbacks."""
     url: str
     url_expires_at: datetime | None
     thumbnails: dict[str, str]
@@ -108,7 +115,6 @@ class StoredImageOut(ImageOut):
 
     object: Literal["image"] = "image"
     generation_id: UUID
-    model: str
     created_at: datetime
 
 
@@ -137,6 +143,7 @@ class GenerationOut(Out):
     object: Literal["generation"] = "generation"
     status: Status
     model: str
+    fallback_models: list[str]
     prompt: str
     n: int
     params: dict[str, Any]
@@ -235,7 +242,11 @@ class ModelOut(Out):
     name: str
     description: str
     credits_per_image: int
+    """Where no quality is asked for."""
     quality_credits: dict[str, int]
+    """The credits of an image by quality, for each of `qualities`."""
+    max_n: int
+    """The most images of one job."""
     min_px: int
     max_px: int
     default_width: int
@@ -243,6 +254,8 @@ class ModelOut(Out):
     aspect_ratios: dict[str, tuple[int, int]]
     output_formats: list[str]
     qualities: list[str]
+    transparent: bool
+    """Whether it can leave the background out."""
     seed: bool
     typical_s: float
 

@@ -23,8 +23,8 @@ from pixorly.events import (
 )
 from pixorly_api.lifecycle import Job, Slot
 
-_JOB_COLUMNS: Final = """job_id, user_id, status, model, prompt, params, n, plan, calls, credits_per_image, created_at,
-    deadline, started_at, settled_at, retry_count"""
+_JOB_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, plan, calls,
+    credits_per_image, created_at, deadline, started_at, settled_at, retry_count"""
 _READ_COLUMNS: Final = f"{_JOB_COLUMNS}, metadata, version, balance_credits, trace_id"
 _IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, original_key, thumbnail_keys, bytes, width, height,
     content_type, sha256, thumbhash, created_at"""
@@ -45,6 +45,7 @@ class Intent:
     metadata: Mapping[str, str]
     body_hash: bytes
     trace_id: str | None = None
+    fallback_models: tuple[str, ...] = ()
 
     @property
     def amount_credits(self) -> int:
@@ -140,9 +141,9 @@ async def insert_intent(connection: Connection, intent: Intent, deadline_s: int,
     """Note that a job was asked for, at work on by us for `claim_s` seconds."""
     await connection.execute(
         """insert into jobs (job_id, user_id, status, model, prompt, params, n, image_ids, calls, credits_per_image,
-                             metadata, body_hash, trace_id, deadline, claimed_until)
-           values ($1, $2, 'intent', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-                   now() + make_interval(secs => $13), now() + make_interval(secs => $14))""",
+                             metadata, body_hash, trace_id, fallback_models, deadline, claimed_until)
+           values ($1, $2, 'intent', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+                   now() + make_interval(secs => $14), now() + make_interval(secs => $15))""",
         intent.job_id,
         intent.user_id,
         intent.model,
@@ -155,6 +156,7 @@ async def insert_intent(connection: Connection, intent: Intent, deadline_s: int,
         dict(intent.metadata),
         intent.body_hash,
         intent.trace_id,
+        list(intent.fallback_models),
         deadline_s,
         claim_s,
     )
@@ -219,7 +221,7 @@ async def claim_intent(connection: Connection, job_id: UUID, claim_s: float) -> 
         """update jobs set claimed_until = now() + make_interval(secs => $2)
            where job_id = $1 and status = 'intent' and claimed_until <= now()
            returning job_id, user_id, model, prompt, params, image_ids, calls, credits_per_image, metadata, body_hash,
-                     trace_id""",
+                     trace_id, fallback_models""",
         job_id,
         claim_s,
     )
@@ -230,6 +232,7 @@ def _intent(row: asyncpg.Record) -> Intent:
     fields = dict(row)
     fields["params"] = ImageParams.model_validate(fields["params"])
     fields["image_ids"] = tuple(fields["image_ids"])
+    fields["fallback_models"] = tuple(fields["fallback_models"])
     fields["calls"] = tuple(PlannedCall.model_validate(call) for call in fields["calls"])
     return Intent(**fields)
 
@@ -300,6 +303,7 @@ def _job(row: asyncpg.Record, slots: tuple[Slot, ...]) -> Job:
         settled_at=row["settled_at"],
         retry_count=row["retry_count"],
         slots=slots,
+        fallback_models=tuple(row["fallback_models"]),
     )
 
 
@@ -422,7 +426,7 @@ async def write_slots(connection: Connection, slots: Sequence[tuple[UUID, Slot]]
 
 
 async def add_images(connection: Connection, uploads: Sequence[tuple[str, ImageUploaded]]) -> None:
-    """Note images, each with its model, that are in the bucket now."""
+    """Note images, each with the model that made it, that are in the bucket now."""
     if not uploads:
         return
     rows = [

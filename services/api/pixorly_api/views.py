@@ -36,6 +36,7 @@ def _facts(record: Record, shown: list[StoredImageOut]) -> dict[str, Any]:
         "id": job.job_id,
         "status": job.status,
         "model": job.model,
+        "fallback_models": list(job.fallback_models),
         "prompt": job.prompt,
         "n": job.n,
         "params": job.params.model_dump(mode="json", exclude_none=True),

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Final
 
 from fastapi import FastAPI
 
@@ -14,11 +15,14 @@ from pixorly.events import ImageGenerated, JobCreated
 from pixorly.health import Check
 from pixorly.outbox import Outbox
 from pixorly.topology import queue_named
-from pixorly_api import handlers
+from pixorly_api import dead, handlers
+from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger
 from pixorly_api.settings import ApiSettings
 from pixorly_api.sweeper import Pace, Sweeper
+
+_COUNT_DEAD_EVERY_S: Final = 15
 
 
 def subscriptions(jobs: Jobs) -> list[Subscription]:
@@ -68,7 +72,8 @@ def build(settings: ApiSettings) -> FastAPI:
             await publisher.start()
             stack.push_async_callback(publisher.close)
             stack.push_async_callback(outbox.drain)
-            await stack.enter_async_context(service.background(outbox.relay(), sweeper.run()))
+            counting = dead.watch(AmqpGraveyard(settings), _COUNT_DEAD_EVERY_S)
+            await stack.enter_async_context(service.background(outbox.relay(), sweeper.run(), counting))
             await consumer.start()
             stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
             yield

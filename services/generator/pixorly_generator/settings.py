@@ -4,10 +4,24 @@ from pathlib import Path
 
 from pydantic import AliasChoices, Field, SecretStr
 
-from pixorly.settings import AmqpSettings, ProcessSettings, StorageSettings
+from pixorly.settings import AmqpSettings, ProcessSettings, Settings, StorageSettings
 
 
-class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings):
+class OfferSettings(Settings):
+    """What it takes to see what OpenRouter offers."""
+
+    models_file: Path | None = None
+    """Another model catalogue than the one that ships."""
+
+    openrouter_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("openrouter_api_key", "OPENROUTER_API_KEY")
+    )
+    openrouter_base_url: str = Field(
+        default="https://openrouter.ai", validation_alias=AliasChoices("openrouter_base_url", "OPENROUTER_BASE_URL")
+    )
+
+
+class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings, OfferSettings):
     """What the generator takes."""
 
     generator_database_url: SecretStr
@@ -19,15 +33,7 @@ class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings):
     """How long a call stays reserved for a process that no longer renews it."""
     provider_timeout_s: float = Field(default=180, gt=0)
     """The longest that one provider call may take."""
-    models_file: Path | None = None
-    """Another model catalogue than the one that ships."""
 
-    openrouter_api_key: SecretStr | None = Field(
-        default=None, validation_alias=AliasChoices("openrouter_api_key", "OPENROUTER_API_KEY")
-    )
-    openrouter_base_url: str = Field(
-        default="https://openrouter.ai", validation_alias=AliasChoices("openrouter_base_url", "OPENROUTER_BASE_URL")
-    )
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY")
     )

@@ -9,9 +9,9 @@ import structlog
 from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram
 
-from pixorly.catalogue import Catalogue, UnknownModel
-from pixorly.errors import ModelUnavailable, OutageError, PixorlyError, ProviderTimeout
-from pixorly.events import JobCreated, PlannedCall, utcnow
+from pixorly.catalogue import Catalogue, Model, UnknownModel
+from pixorly.errors import InvalidRequest, ModelUnavailable, OutageError, PixorlyError, ProviderTimeout
+from pixorly.events import ImageParams, JobCreated, PlannedCall, utcnow
 from pixorly_generator.providers import ImageProvider, ProviderAnswer, ProviderRequest
 
 _log = structlog.get_logger()
@@ -67,17 +67,22 @@ class Upstream:
 
         Raises:
             TransientError: It is worth another try.
-            OutageError: Every model is away.
+            OutageError: No model can be asked now, but one may come back.
             ServerError: It can't be done.
             UserError: The user's request was refused.
         """
-        *others, last = (attempt.event.model, *attempt.event.fallback_models)
-        for model_id in others:
+        away: OutageError | None = None
+        gone = ModelUnavailable()
+        for model_id in (attempt.event.model, *attempt.event.fallback_models):
             try:
                 return await self._generate_with(model_id, attempt), model_id
-            except (ModelUnavailable, OutageError) as error:
-                _log.warning("falling back", model=model_id, code=error.code)
-        return await self._generate_with(last, attempt), last
+            except ModelUnavailable as error:
+                gone = error
+            except OutageError as error:
+                away = away or error
+            _log.warning("a model can't be asked", model=model_id)
+        # One that is away comes back; only where all are gone is there nothing to wait for.
+        raise away or gone
 
     async def _generate_with(self, model_id: str, attempt: Attempt) -> ProviderAnswer:
         try:
@@ -95,11 +100,19 @@ class Upstream:
             user_id=event.user_id,
             model=model,
             prompt=event.prompt,
-            params=event.params,
+            params=event.params if model_id == event.model else _same(model, event.params),
             indexes=attempt.call.indexes,
             timeout_s=min(self._timeout_s, max(left_s, 1.0)),
         )
         return await _ask(self._providers[model.provider], request)
+
+
+def _same(model: Model, params: ImageParams) -> ImageParams:
+    """Return what the job asks for, in the terms of a fallback."""
+    try:
+        return model.same(params)
+    except InvalidRequest as error:  # it could when the job was made; the catalogue has changed
+        raise ModelUnavailable from error
 
 
 async def _ask(provider: ImageProvider, request: ProviderRequest) -> ProviderAnswer:

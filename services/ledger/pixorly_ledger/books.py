@@ -13,7 +13,7 @@ from uuid import UUID
 from pixorly.db import Connection
 from pixorly.ids import new_id
 from pixorly_ledger import store
-from pixorly_ledger.rows import Account, Charge, Draw, Grant, GrantRequest, Kind, Lot, Place, Return, Transfer
+from pixorly_ledger.rows import Account, Charge, Draw, Grant, GrantRequest, Image, Kind, Lot, Place, Return, Transfer
 
 Clock = Callable[[], datetime]
 
@@ -78,10 +78,13 @@ class Book:
             for lot in await store.find_lots(connection, owners, {draw.lot_id for draw in draws}):
                 self._lots[lot.user_id][lot.lot_id] = lot
 
-    async def post(self, connection: Connection) -> None:
-        """Write what changed."""
-        if self._transfers:
-            await store.insert_transfers(connection, self._transfers)
+    async def post(self, connection: Connection, charges: Sequence[Charge] = (), images: Sequence[Image] = ()) -> None:
+        """Write what changed, together with the charges and images that come with it."""
+        if charges:
+            accounts = list(self._changed.values())
+            await store.post_charges(connection, charges, images, self._transfers, accounts)
+        else:
+            await self._post_moves(connection)
         if self._grants:
             await store.insert_grants(connection, self._grants)
         if self._new_lots:
@@ -92,6 +95,10 @@ class Book:
             await store.insert_draws(connection, self._draws)
         if self._returns:
             await store.save_returns(connection, self._returns)
+
+    async def _post_moves(self, connection: Connection) -> None:
+        if self._transfers:
+            await store.insert_transfers(connection, self._transfers)
         if self._changed:
             await store.save_accounts(connection, list(self._changed.values()))
 

@@ -161,10 +161,7 @@ class Credits:
             book.expire_all()
             new: list[Charge] = []
             answers = [self._answer(book, charges, new, request) for request in requests]
-            await book.post(connection)
-            if new:
-                await store.insert_charges(connection, new)
-                await store.insert_images(connection, list(_images_of(new, requests)))
+            await book.post(connection, new, list(_images_of(new, requests)))
             failpoint("charge.in_transaction")
         failpoint("charge.committed")
         CHARGED.inc(sum(charge.amount_credits for charge in new))

@@ -7,6 +7,7 @@ Rows of a user's are only changed while the user's account is locked.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -49,8 +50,22 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _columns(rows: Sequence[Sequence[Any]], names: Sequence[str] = ()) -> list[list[Any]]:
+    """Return rows as columns; there can be no rows only where the columns are named."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
+
+
+_MOVING: Final = (
+    "user_id",
+    "balance_credits",
+    "expiring_credits",
+    "transfer_count",
+    "used_bytes",
+    "reserved_bytes",
+)
+"""What of an account moves with every job."""
+
+_moving: Final = attrgetter(*_MOVING)
 
 
 # Accounts
@@ -88,17 +103,7 @@ async def save_accounts(connection: Connection, accounts: Sequence[Account]) -> 
     Raises:
         InsufficientCredits: A balance would fall below zero.
     """
-    rows = [
-        (
-            each.user_id,
-            each.balance_credits,
-            each.expiring_credits,
-            each.transfer_count,
-            each.used_bytes,
-            each.reserved_bytes,
-        )
-        for each in accounts
-    ]
+    rows = [_moving(account) for account in accounts]
     with _translated():
         if len(rows) == 1:
             await connection.execute(
@@ -340,34 +345,55 @@ async def find_charges(connection: Connection, job_ids: Collection[UUID]) -> dic
     return {row["job_id"]: Charge(*row) for row in rows}
 
 
-async def insert_charges(connection: Connection, charges: Sequence[Charge]) -> None:
-    """Add open charges.
+async def post_charges(
+    connection: Connection,
+    charges: Sequence[Charge],
+    images: Sequence[Image],
+    transfers: Sequence[Transfer],
+    accounts: Sequence[Account],
+) -> None:
+    """Add open charges, keep room for their images, and write what that moves, at one go.
+
+    It comes with every job, and a way to the server and back costs more than most of what is done there.
 
     Raises:
-        Conflict: One is there already.
+        Conflict: A charge or an image is there already.
+        InsufficientCredits: A balance would fall below zero.
     """
+    columns = _columns(charges, Charge._fields)
+    # An array of arrays would have to be even, and would come apart in unnest.
+    columns[7] = ["{" + ",".join(map(str, image_ids)) + "}" for image_ids in columns[7]]
     with _translated():
-        if len(charges) == 1:
-            await connection.execute(
-                """insert into charges (job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits,
-                                        image_ids, created_at)
-                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9)""",
-                *charges[0],
-            )
-            return
-        columns = _columns(charges)
-        # An array of arrays would have to be even, and would come apart in unnest.
-        columns[7] = ["{" + ",".join(map(str, image_ids)) + "}" for image_ids in columns[7]]
         await connection.execute(
-            """insert into charges (job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits,
-                                    image_ids, created_at)
-               select n.job_id, n.status, n.user_id, n.plan, n.amount_credits, n.lot_credits, n.balance_credits,
-                      n.image_ids::uuid[], n.created_at
-               from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-                           $8::text[], $9::timestamptz[])
-                    as n(job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits, image_ids,
-                         created_at)""",
+            """with charged as (
+                   insert into charges (job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits,
+                                        image_ids, created_at)
+                   select n.job_id, n.status, n.user_id, n.plan, n.amount_credits, n.lot_credits, n.balance_credits,
+                          n.image_ids::uuid[], n.created_at
+                   from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
+                               $7::bigint[], $8::text[], $9::timestamptz[])
+                        as n(job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits, image_ids,
+                             created_at)
+               ), kept as (
+                   insert into images (image_id, user_id, job_id, bytes)
+                   select * from unnest($10::uuid[], $11::text[], $12::uuid[], $13::bigint[])
+               ), moved as (
+                   insert into transfers (id, user_id, seq, kind, from_account, to_account, amount_credits,
+                                          balance_credits, job_id, grant_id, reason, created_at)
+                   select * from unnest($14::uuid[], $15::text[], $16::bigint[], $17::transfer_kind[],
+                                        $18::account_kind[], $19::account_kind[], $20::bigint[], $21::bigint[],
+                                        $22::uuid[], $23::text[], $24::text[], $25::timestamptz[])
+               )
+               update accounts a set balance_credits = n.balance_credits, expiring_credits = n.expiring_credits,
+                                     transfer_count = n.transfer_count, used_bytes = n.used_bytes,
+                                     reserved_bytes = n.reserved_bytes
+               from unnest($26::text[], $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[], $31::bigint[])
+                    as n(user_id, balance_credits, expiring_credits, transfer_count, used_bytes, reserved_bytes)
+               where a.user_id = n.user_id""",
             *columns,
+            *_columns(images, Image._fields),
+            *_columns(transfers, Transfer._fields),
+            *_columns([_moving(account) for account in accounts], _MOVING),
         )
 
 
@@ -448,25 +474,6 @@ async def find_statement(
 
 
 # Storage
-
-
-async def insert_images(connection: Connection, images: Sequence[Image]) -> None:
-    """Keep room for images.
-
-    Raises:
-        Conflict: There is an image with this id already.
-    """
-    with _translated():
-        if len(images) == 1:
-            await connection.execute(
-                "insert into images (image_id, user_id, job_id, bytes) values ($1, $2, $3, $4)", *images[0]
-            )
-            return
-        await connection.execute(
-            """insert into images (image_id, user_id, job_id, bytes)
-               select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[])""",
-            *_columns(images),
-        )
 
 
 async def find_images(connection: Connection, image_ids: Collection[UUID]) -> dict[UUID, Row]:

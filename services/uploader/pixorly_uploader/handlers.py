@@ -112,6 +112,7 @@ def _uploaded(event: ImageGenerated, keys: StoredKeys, picture: Picture) -> Imag
         content_type=facts.content_type,
         sha256=facts.sha256,
         thumbhash=picture.thumbhash,
+        model=event.model,
     )
 
 

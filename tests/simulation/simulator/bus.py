@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 from pixorly.errors import OutageError
 from pixorly.events import Event
-from pixorly.topology import QUEUES
+from pixorly.topology import PUBLISHES, QUEUES, REPEATS
 
 from simulator.clockwork import Process
+from simulator.violation import must
 
 if TYPE_CHECKING:
     from simulator.world import World
@@ -80,7 +82,14 @@ class Bus:
             OutageError: RabbitMQ did not take it, or perhaps did.
         """
         queues = [queue.name for queue in QUEUES if type(event) in queue.events]
+        self._may_publish(event)
         await self._send(f"publish {told(event)}", [Message(event, queue) for queue in queues])
+
+    def _may_publish(self, event: Event) -> None:
+        process = self.world.clockwork.running().process
+        service = process.name.partition("-")[0] if process else "nobody"
+        allowed = (*PUBLISHES[service], *REPEATS.get(service, ()))
+        must(type(event) in allowed, f"{service} may not publish {event.type}")
 
     async def delay(self, message: Message, delay_s: float, attempt: int) -> None:
         """Publish a message to its ladder, which brings it back after a delay.
@@ -183,6 +192,11 @@ class Bus:
             del self.messages[message]
         self._waiting[queue].clear()
         self.world.clockwork.tell_of("rabbitmq", f"somebody purges {queue}: {len(gone)} messages")
+
+    def lost_news(self, job_id: UUID) -> bool:
+        """Tell whether the api may never have heard what was done for a job: purged, or put aside for a person."""
+        aside = (message for message, _ in self.dead if message.queue == "api.follow_job")
+        return self.purged or any(message.event.job_id == job_id for message in aside)
 
     def back(self) -> None:
         """Hand out what waits, after an outage."""

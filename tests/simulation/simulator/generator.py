@@ -10,7 +10,8 @@ from pixorly.delivery import Fail, Held
 from pixorly.errors import InvalidImage, OutageError, PixorlyError, StorageUnavailable, TransientError
 from pixorly.events import Event, JobCreated, JobSettled, JobStarted, PlannedCall
 from pixorly.topology import LADDER_S
-from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS, _RENEW_S, _results
+from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS, _RENEW_S
+from pixorly_generator.results import results
 from pixorly_generator.staging import StagedImage
 
 from simulator.bus import short
@@ -123,7 +124,7 @@ class Calls:
             raise Held
         again = row.state != "open" and not self._world.broken("buys again")
         if again or event.deadline <= self._world.now(self._process):
-            transaction.append(*_results(event, list(row.images), row.failures))
+            transaction.append(*results(event, event.model, row.images, row.failures))
             return None
         if theirs and row.owner:
             self._world.provider.note_takeover(row.owner, key)
@@ -181,7 +182,7 @@ class Calls:
         def record(transaction: Transaction) -> None:
             self._world.provider.note_recorded(self._process, attempt.key)
             if self._finish(attempt.key, state, images, failures):
-                transaction.append(*_results(attempt.event, images, failures))
+                transaction.append(*results(attempt.event, attempt.event.model, images, failures))
 
         await self.outbox.transaction(f"records {attempt}: {len(images)} images {failures or ''}", record)
 
@@ -225,7 +226,8 @@ class Calls:
 
     def _give_up(self, event: JobCreated, call: PlannedCall, code: str) -> list[Event]:
         failures = dict.fromkeys(map(str, call.indexes), code)
-        return _results(event, [], failures) if self._finish((event.job_id, call.call_no), "failed", [], failures) else []
+        finished = self._finish((event.job_id, call.call_no), "failed", [], failures)
+        return results(event, event.model, [], failures) if finished else []
 
     async def close(self, event: JobSettled) -> None:
         """Close what is left of a settled job."""

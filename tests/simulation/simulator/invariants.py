@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from pixorly.events import Event, ImageDeleted, ImageFailed, ImageGenerated, ImageUploaded, JobCreated, JobSettled
-from pixorly_api import lifecycle
 from pixorly_api.lifecycle import Job, Slot
 
 from simulator.bus import Message, short
 from simulator.generator import CallRow
 from simulator.provider import Key
+from simulator.violation import must
 from simulator.weather import SKEW_S
 
 if TYPE_CHECKING:
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 _SLOT_RANKS: Final = {"pending": 0, "generated": 1, "uploaded": 2, "failed": 2}
 _JOB_RANKS: Final = {"pending": 0, "processing": 1, "uploading": 2, "completed": 3, "failed": 3, "canceled": 3}
 _ROOM_RANKS: Final = {"reserved": 0, "stored": 1, "released": 2}
-
-
-class Violation(AssertionError):
-    """An invariant does not hold."""
-
-
-def must(holds: object, what: str) -> None:
-    """Raise where an invariant does not hold."""
-    if not holds:
-        raise Violation(what)
 
 
 class Invariants:
@@ -175,7 +165,7 @@ class Invariants:
             explained = (
                 (room is not None and room.state == "stored")
                 or (deletion is not None and not deletion.confirmed)
-                or world.bus.purged
+                or world.bus.lost_news(job_of(key))
                 or any(_is_about(event, image_id) for event in _events(world, job_of(key)))
             )
             must(explained, f"nothing explains {key}")
@@ -247,8 +237,3 @@ def _is_called(world: "World", job: Job, slot: Slot) -> bool:
     """Tell whether a task is at the call that serves a slot; it goes on when the message's connection is lost."""
     numbers = {call.call_no for call in job.calls if slot.index in call.indexes}
     return any(job_id == job.job_id and no in numbers for calls in world.calls.values() for job_id, no in calls.running)
-
-
-def settled_states() -> tuple[str, ...]:
-    """Return the states in which a job has ended."""
-    return lifecycle.SETTLED

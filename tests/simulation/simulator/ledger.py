@@ -8,12 +8,13 @@ from uuid import UUID
 from pixorly.errors import InsufficientCredits, OutageError, PixorlyError, UserError
 from pixorly.events import JobSettled
 from pixorly_ledger import credits as rules
+from pixorly_ledger import storage
 from pixorly_ledger.books import Book
 from pixorly_ledger.credits import ChargeNotFound, ChargeRequest, Charged, Credits
 from pixorly_ledger.handlers import settlement_of
 from pixorly_ledger.rows import Account, Charge, Closing, Transfer
 from pixorly_ledger.settings import Plan
-from pixorly_ledger.storage import ImageNotFound
+from pixorly_ledger.usage import Flow
 
 from simulator.bus import short
 from simulator.clockwork import Process
@@ -139,19 +140,21 @@ class Ledger:
         return "settled" if charge.status == "settled" else "voided"
 
     def true_up(self, image_id: UUID, user_id: str, size_bytes: int) -> Literal["stored", "closed"]:
-        """Mirrors `Storage.true_up`."""
+        """Mirrors `Storage._true_up_group`."""
         room = self.rooms.get(image_id)
-        if room is None or room.user_id != user_id:
-            raise ImageNotFound
-        if room.state == "released" and not self._world.broken("stores what was released"):
-            return "closed"
-        book = self._open(user_id)
-        was_stored = room.bytes if room.state == "stored" else 0
-        was_reserved = room.bytes if room.state == "reserved" else 0
-        book.occupy(book.accounts[user_id], was_reserved=was_reserved, was_stored=was_stored, stored=size_bytes)
-        self.rooms[image_id] = replace(room, state="stored", bytes=size_bytes)
-        self.post(book)
-        return "stored"
+        images: dict[UUID, Any] = {}
+        if room:
+            released = room.state == "released" and not self._world.broken("stores what was released")
+            state = "released" if released else "stored" if room.state == "stored" else "reserved"
+            images[image_id] = {"user_id": room.user_id, "state": state, "bytes": room.bytes}
+        book, changed = self._open(user_id), dict[UUID, int]()
+        answer = storage._true_up(book, images, Flow(), changed, storage.TrueUp(image_id, user_id, size_bytes))
+        if isinstance(answer, Exception):
+            raise answer
+        if room and changed:
+            self.rooms[image_id] = replace(room, state="stored", bytes=size_bytes)
+            self.post(book)
+        return answer
 
     def release(self, image_ids: list[UUID]) -> None:
         """Mirrors `Storage.release`."""

@@ -6,7 +6,9 @@ from typing import Final
 from simulator.clients import Clients
 from simulator.clockwork import TRACE_LINES
 from simulator.ending import check_ending, is_quiet, left_to_do
-from simulator.invariants import Invariants, Violation
+from simulator.invariants import Invariants
+from simulator.violation import Violation
+from simulator.weather import Weather
 from simulator.world import World
 
 _QUIET_WITHIN_S: Final = 40 * 3600.0
@@ -35,15 +37,18 @@ class Finding:
         return f"seed {self.seed}: {what}\n{self.weather}; {self.steps} actions\n{last}"
 
 
-def simulate(seed: int, flaw: str | None = None, *, whole_trace: bool = False) -> Finding:
+def simulate(
+    seed: int, flaw: str | None = None, *, weather: Weather | None = None, whole_trace: bool = False
+) -> Finding:
     """Run the world of a seed to its end.
 
     Args:
         seed: Decides everything.
         flaw: A rule to be broken on purpose.
+        weather: The faults; those of the seed where it is left out.
         whole_trace: Whether to keep the whole trace.
     """
-    world = World(seed, flaw, None if whole_trace else TRACE_LINES)
+    world = World(seed, flaw, weather, None if whole_trace else TRACE_LINES)
     clients = Clients(world)
     invariants = Invariants(world)
     world.clockwork.after = invariants.check

@@ -42,6 +42,7 @@ class World:
     Args:
         seed: Decides everything that is left to chance.
         flaw: Which rule is broken on purpose, to see that it is noticed.
+        weather: The faults; those of the seed where it is left out.
         keep: How many lines of the trace to keep; None keeps all.
 
     Attributes:
@@ -50,13 +51,15 @@ class World:
         published: Called with what RabbitMQ took.
     """
 
-    def __init__(self, seed: int, flaw: str | None = None, keep: int | None = TRACE_LINES) -> None:
+    def __init__(
+        self, seed: int, flaw: str | None = None, weather: Weather | None = None, keep: int | None = TRACE_LINES
+    ) -> None:
         self.clockwork = Clockwork(seed, keep)
         self._flaw = flaw
         self.calm = False
         self.dirty = True
         self.published: Callable[[list[Message]], None] = lambda _: None
-        self.weather = Weather.of(self.clockwork.random, DELIVERY_LIMIT)
+        self.weather = weather or Weather.of(self.clockwork.random, DELIVERY_LIMIT)
         self._decided: dict[tuple[str, str], bool] = {}
         self.bus = Bus(self)
         self.bucket = Bucket(self)

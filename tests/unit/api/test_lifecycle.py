@@ -24,7 +24,7 @@ from pixorly.events import (
     StoredKeys,
 )
 from pixorly.outcomes import OUTCOMES
-from pixorly.topology import PUBLISHES
+from pixorly.topology import PUBLISHES, REPEATS
 from pixorly_api import lifecycle
 from pixorly_api.errors import AlreadyStarted
 from pixorly_api.lifecycle import Job, Rule, Slot
@@ -284,4 +284,4 @@ def test_the_api_may_publish_whatever_follows_from_its_rules() -> None:
     told += run(job, [partial(lifecycle.fail_open, code="deadline_exceeded")])[1]
     told += run(make_job(), [lifecycle.cancel])[1]
     told += run(make_job(), following([failed(), uploaded()]))[1]
-    assert {type(event) for event in told} <= set(PUBLISHES["api"])
+    assert {type(event) for event in told} <= {*PUBLISHES["api"], *REPEATS["api"]}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pixorly.catalogue import FORMATS, Catalogue, Model, UnknownModel, load, read
+from pixorly.catalogue import FORMATS, Catalogue, Model, UnknownModel, check_fallbacks, load, read
 from pixorly.errors import InvalidRequest
 
 FREE = Model(
@@ -218,6 +218,71 @@ def test_the_catalogue_that_ships_has_models_that_can_make_their_defaults() -> N
         assert (params.width, params.height) == (model.default_width, model.default_height)
         for ratio, size in model.aspect_ratios.items():
             assert (model.params(aspect_ratio=ratio).width, model.params(aspect_ratio=ratio).height) == size
+
+
+def test_what_the_catalogue_that_ships_offers_can_be_said_to_the_provider() -> None:
+    for model in SHIPPED.all():
+        if model.provider == "sandbox":
+            continue
+        takes = set(model.parameters)
+        assert "size" in takes or model.aspect_ratios, model.id
+        assert {"size", "aspect_ratio"} & takes or len(model.aspect_ratios) == 1, model.id
+        assert "quality" in takes or not model.qualities, model.id
+        assert "seed" in takes or not model.seed, model.id
+        assert "n" in takes or model.max_n == 1, model.id
+
+
+def test_every_provider_has_a_model_that_ships() -> None:
+    assert {model.provider for model in SHIPPED.all()} == {"sandbox", "openrouter", "openai"}
+
+
+def test_a_background_that_can_not_be_said_is_refused() -> None:
+    assert refusal(FIXED, background="transparent").facts["param"] == "background"
+    assert FIXED.params(background="opaque").background == "opaque"
+    told = FIXED.model_copy(update={"parameters": ("background",)})
+    assert told.params(background="transparent").background == "transparent"
+
+
+CHEAP = FREE.model_copy(update={"id": "test/cheap", "credits": 2, "quality_credits": {"low": 4}, "max_n": 1})
+
+
+def test_a_fallback_makes_the_very_same_for_no_more() -> None:
+    params = FREE.params(width=512, height=256, quality="high", seed=3)
+
+    check_fallbacks(FREE, [], params)
+    check_fallbacks(FREE, [CHEAP], params)
+    assert CHEAP.same(params) == params
+
+
+@pytest.mark.parametrize(
+    ("model", "fallbacks", "asked", "says"),
+    [
+        (FREE, [FREE], {}, "another model"),
+        (FREE, [CHEAP, CHEAP], {}, "another model"),
+        (FREE, [CHEAP], {"quality": "low"}, "costs 4 credits an image, test/free only 3"),
+        (FREE, [FIXED], {"width": 64, "height": 64}, "test/fixed makes no 64x64"),
+        (FREE, [CHEAP.model_copy(update={"seed": False})], {"seed": 1}, "takes no seed"),
+        (FREE, [CHEAP.model_copy(update={"formats": ("png",)})], {"output_format": "jpeg"}, "makes no 'jpeg'"),
+        (FREE, [CHEAP.model_copy(update={"qualities": ()})], {"quality": "high"}, "has no quality 'high'"),
+    ],
+)
+def test_a_fallback_that_can_not_stand_in_is_refused(
+    model: Model, fallbacks: list[Model], asked: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=says) as refused:
+        check_fallbacks(model, fallbacks, model.params(**asked))
+
+    assert refused.value.facts["param"] == "fallback_models"
+
+
+def test_a_fallback_is_asked_in_its_own_terms() -> None:
+    assert FIXED.same(FREE.params(width=832, height=1248)).aspect_ratio == "2:3"
+    assert FREE.same(FIXED.params(aspect_ratio="2:3")).aspect_ratio == "2:3"
+
+
+def test_calls_are_planned_so_that_every_fallback_can_make_them() -> None:
+    assert [call.indexes for call in FREE.calls(5)] == [(0, 1, 2, 3), (4,)]
+    assert [call.indexes for call in FREE.calls(3, [CHEAP])] == [(0,), (1,), (2,)]
 
 
 def test_the_catalogue_that_ships_prices_every_quality_in_whole_credits() -> None:

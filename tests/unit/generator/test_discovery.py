@@ -36,7 +36,7 @@ credits = 8
 aspect_ratios = { "1:1" = [1024, 1024], "2:3" = [832, 1248] }
 qualities = ["low", "high"]
 quality_credits = { low = 3 }
-parameters = ["n", "quality"]
+parameters = ["n", "aspect_ratio", "quality"]
 max_n = 4
 typical_s = 8
 """
@@ -89,6 +89,22 @@ def test_a_model_that_we_have_keeps_its_price_and_takes_over_what_it_takes() -> 
     assert (model.parameters, model.max_n) == (("n", "aspect_ratio"), 10)
 
 
+def test_a_model_that_can_be_told_no_size_is_offered_in_its_default_only() -> None:
+    ours = a_model(aspect_ratios={"1:1": (1024, 1024), "2:3": (832, 1248)}, parameters=("aspect_ratio",))
+
+    [told] = followed([ours], [an_offer(aspect_ratio={"values": ["1:1"]})])
+    [untold] = followed([ours], [an_offer(n={"max": 4})])
+
+    assert set(told.aspect_ratios) == {"1:1", "2:3"}
+    assert untold.aspect_ratios == {"1:1": (1024, 1024)}
+
+
+def test_a_model_of_another_provider_is_not_offered_twice() -> None:
+    ours = a_model(provider="openai")
+
+    assert followed([ours], [an_offer(ours.id)]) == [ours]
+
+
 def test_a_model_that_is_gone_is_retired_and_one_that_is_back_is_not() -> None:
     [gone] = followed([a_model()], [])
     [back] = followed([gone], [an_offer()])
@@ -104,7 +120,7 @@ def test_models_of_others_and_of_the_chat_route_are_left_alone() -> None:
 
 
 def test_a_catalogue_that_is_up_to_date_is_written_as_it_was() -> None:
-    offer = an_offer("a/b", n={"max": 4}, quality={"values": ["low", "high"]})
+    offer = an_offer("a/b", n={"max": 4}, aspect_ratio={"values": ["1:1"]}, quality={"values": ["low", "high"]})
 
     assert rewritten(SMALL, [offer]) == SMALL
 

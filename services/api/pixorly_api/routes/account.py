@@ -12,7 +12,7 @@ from pixorly_api.edge import JsonRoute
 from pixorly_api.fields import Day
 from pixorly_api.parts import Limit, P, Reader
 from pixorly_api.problems import documented
-from pixorly_api.schemas import Account, ModelList, ModelOut, OutcomeList, OutcomeOut, TransactionList
+from pixorly_api.schemas import MAX_N, Account, ModelList, ModelOut, OutcomeList, OutcomeOut, TransactionList
 
 router = APIRouter(prefix="/v1", tags=["account"], route_class=JsonRoute)
 
@@ -79,7 +79,8 @@ def _model(model: Model) -> ModelOut:
         name=model.name,
         description=model.description,
         credits_per_image=model.credits,
-        quality_credits=model.quality_credits,
+        quality_credits={quality: model.credits_per_image(quality) for quality in model.qualities},
+        max_n=MAX_N,
         min_px=model.min_px,
         max_px=model.max_px,
         default_width=model.default_width,
@@ -87,6 +88,7 @@ def _model(model: Model) -> ModelOut:
         aspect_ratios=model.aspect_ratios,
         output_formats=list(model.formats),
         qualities=list(model.qualities),
+        transparent=model.transparent,
         seed=model.seed,
         typical_s=model.typical_s,
     )

@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from pixorly.catalogue import Catalogue, Model, check_fallbacks
 from pixorly.errors import InvalidRequest, OutageError
 from pixorly_api import store, views
 from pixorly_api.creation import Order, body_hash
@@ -82,7 +83,7 @@ def _order(parts: Parts, user_id: str, body: CreateGeneration, sent: dict[str, o
         raise InvalidRequest(f"A prompt has at most {settings.prompt_max_chars} characters.", param="prompt")
     if body.deadline_s is not None and body.deadline_s > settings.job_deadline_s:
         raise InvalidRequest(f"A deadline is at most {settings.job_deadline_s} seconds.", param="deadline_s")
-    model = parts.catalogue.find(body.model)
+    model, fallbacks = _models(parts.catalogue, body)
     params = model.params(
         width=body.width,
         height=body.height,
@@ -92,9 +93,11 @@ def _order(parts: Parts, user_id: str, body: CreateGeneration, sent: dict[str, o
         background=body.background,
         seed=body.seed,
     )
+    check_fallbacks(model, fallbacks, params)
     return Order(
         user_id=user_id,
         model=model,
+        fallbacks=fallbacks,
         params=params,
         prompt=body.prompt,
         n=body.n,
@@ -103,6 +106,12 @@ def _order(parts: Parts, user_id: str, body: CreateGeneration, sent: dict[str, o
         body_hash=body_hash(sent),
         key=_unquoted(key),
     )
+
+
+def _models(catalogue: Catalogue, body: CreateGeneration) -> tuple[Model, tuple[Model, ...]]:
+    """Return the model that is asked for, and its fallbacks."""
+    model = catalogue.find(body.model)
+    return model, tuple(catalogue.find(model_id, param="fallback_models") for model_id in body.fallback_models)
 
 
 def _unquoted(key: str | None) -> str | None:

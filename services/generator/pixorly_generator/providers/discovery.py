@@ -117,8 +117,10 @@ def followed(
     """Return the catalogue's models as they would be: ours brought up to date, the new ones after them."""
     offered = {offer.id: offer for offer in offers}
     kept = [
-        model if model.provider != "openrouter" else _updated(model, offered.pop(model.id, None)) for model in models
+        _updated(model, offered.pop(model.id, None)) if model.provider == "openrouter" else model for model in models
     ]
+    for model in kept:
+        offered.pop(model.id, None)  # one that another provider of ours makes under this name
     return [*kept, *(_new(offer, usd_per_credit) for offer in offered.values())]
 
 
@@ -126,7 +128,16 @@ def _updated(model: Model, offer: Offer | None) -> Model:
     if offer is None:
         # On the chat route there may be models that the image route does not list.
         return model if model.route == "chat" or model.retired else _with(model, {"retired": True})
-    return _with(model, {**_facts(offer), **({"retired": False} if model.retired else {})})
+    changes = {**_facts(offer), **({"retired": False} if model.retired else {})}
+    if not {"size", "aspect_ratio"} & set(changes["parameters"]):
+        changes["aspect_ratios"] = _default_only(model)
+    return _with(model, changes)
+
+
+def _default_only(model: Model) -> dict[str, tuple[int, int]]:
+    """Return the one size of a model that can be told none: whatever it makes unasked."""
+    default = (model.default_width, model.default_height)
+    return {ratio: size for ratio, size in model.aspect_ratios.items() if size == default} or {"1:1": default}
 
 
 def _new(offer: Offer, usd_per_credit: Decimal) -> Model:
