@@ -4,6 +4,7 @@ Every setting comes from the environment: `PIXORLY_` and the field's name in cap
 OpenRouter's own tools use too. `.env.example` lists them all.
 """
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
@@ -103,3 +104,17 @@ class LedgerClientSettings(Settings):
     ledger_url: str = "http://127.0.0.1:8083"
     service_token: SecretStr = SecretStr("")
     ledger_timeout_s: float = Field(default=5, gt=0)
+
+
+class OfferSettings(Settings):
+    """What it takes to see what OpenRouter offers."""
+
+    models_file: Path | None = None
+    """Another model catalogue than the one that ships."""
+
+    openrouter_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("openrouter_api_key", "OPENROUTER_API_KEY")
+    )
+    openrouter_base_url: str = Field(
+        default="https://openrouter.ai", validation_alias=AliasChoices("openrouter_base_url", "OPENROUTER_BASE_URL")
+    )

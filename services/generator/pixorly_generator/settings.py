@@ -1,24 +1,8 @@
 """The generator's settings."""
 
-from pathlib import Path
-
 from pydantic import AliasChoices, Field, SecretStr
 
-from pixorly.settings import AmqpSettings, ProcessSettings, Settings, StorageSettings
-
-
-class OfferSettings(Settings):
-    """What it takes to see what OpenRouter offers."""
-
-    models_file: Path | None = None
-    """Another model catalogue than the one that ships."""
-
-    openrouter_api_key: SecretStr | None = Field(
-        default=None, validation_alias=AliasChoices("openrouter_api_key", "OPENROUTER_API_KEY")
-    )
-    openrouter_base_url: str = Field(
-        default="https://openrouter.ai", validation_alias=AliasChoices("openrouter_base_url", "OPENROUTER_BASE_URL")
-    )
+from pixorly.settings import AmqpSettings, OfferSettings, ProcessSettings, StorageSettings
 
 
 class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings, OfferSettings):

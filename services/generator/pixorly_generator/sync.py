@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from pixorly import catalogue
 from pixorly.errors import ProviderUnavailable
+from pixorly.settings import OfferSettings
 from pixorly_generator.providers.discovery import Offer, discover, rewritten
-from pixorly_generator.settings import OfferSettings
 
 
 def synced(file: Path, offers: Iterable[Offer], agree: Callable[[], bool], say: Callable[[str], object]) -> bool:
