@@ -1,6 +1,7 @@
 """How fast the ledger charges: grouped, beside the same work done one transaction at a time, in one run.
 
-    python bench/ledger.py [--seconds 2] [--rounds 3] [--quick] [--json FILE] [--parts in-process,http,growth,audit]
+    python bench/ledger.py [--seconds 2] [--rounds 3] [--quick] [--json FILE] [--at-once 1,8,64,256]
+                           [--parts in-process,http,growth,audit]
 
 It starts a PostgreSQL of its own with default durability (every commit is on disk before it is answered), in a folder
 that it removes. Rates are charges a second, of one image each; a ratio is the median of the ratios of its rounds, in
@@ -48,7 +49,7 @@ from pixorly_ledger.settings import PLANS, LedgerSettings
 from pixorly_stack.ports import is_free
 from pixorly_stack.postgres import Postgres
 
-AT_ONCE = (1, 8, 64, 256)
+AT_ONCE = [1, 8, 64, 256]
 ACCOUNTS = 10_000
 TOKEN = "for-the-bench"  # noqa: S105 - of a server that lives for a minute
 FILL = Path(__file__).with_name("ledger_fill.sql")
@@ -73,6 +74,7 @@ Charge = Callable[[ChargeRequest], Awaitable[Any]]
 class Effort:
     seconds: float
     rounds: int
+    at_once: list[int]
 
 
 def free_port() -> int:
@@ -184,7 +186,7 @@ async def in_process(server_url: str, effort: Effort) -> list[dict[str, Any]]:
 
     lines = []
     for accounts, users in WAYS.items():
-        for at_once in AT_ONCE:
+        for at_once in effort.at_once:
             measure = partial(charge_rate, users=users(), at_once=at_once, seconds=effort.seconds)
             found = await compared(effort, partial(measure, one_at_a_time), partial(measure, credits_.charge))
             lines.append({"accounts": accounts, "at_once": at_once, **found})
@@ -248,7 +250,7 @@ async def over_http(server_url: str, effort: Effort) -> list[dict[str, Any]]:
     lines = []
     async with server(await make_ledger(server_url, "over_http")) as url:
         for accounts, users in WAYS.items():
-            for at_once in AT_ONCE:
+            for at_once in effort.at_once:
                 named = users()
                 measure = partial(rate, url, at_once=at_once, seconds=effort.seconds)
                 nothing, charges = (partial(request, path, named) for path in ("/nothing", "/internal/charges"))
@@ -298,7 +300,7 @@ def table(title: str, base: str, way: str, lines: list[dict[str, Any]]) -> None:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    effort = Effort(options.seconds, options.rounds)
+    effort = Effort(options.seconds, options.rounds, options.at_once)
     folder = Path(tempfile.mkdtemp(prefix="pixorly-bench-"))
     results: dict[str, Any] = {"python": platform.python_version(), "seconds": effort.seconds, "rounds": effort.rounds}
     try:
@@ -330,6 +332,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="half a second, one round, 30,000 transfers")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     parser.add_argument("--parts", type=lambda text: text.split(","), default=["in-process", "http", "growth", "audit"])
+    parser.add_argument("--at-once", type=lambda text: [int(part) for part in text.split(",")], default=AT_ONCE)
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.rounds, options.transfers = 0.5, 1, 30_000

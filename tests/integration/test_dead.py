@@ -7,8 +7,10 @@ from typing import Any
 from uuid import UUID
 
 import aio_pika
+import httpx
 import pytest
 from aio_pika.abc import AbstractChannel
+from api_world import ADMIN_KEY, World, open_world
 from prometheus_client import REGISTRY
 from samples import SAMPLES
 from waiting import until
@@ -76,7 +78,7 @@ async def bench(amqp_url: str) -> AsyncIterator[Bench]:
         await publisher.close()
 
 
-async def test_sixty_looks_lose_nothing_and_keep_the_order(bench: Bench) -> None:
+async def test_sixty_looks_lose_nothing(bench: Bench) -> None:
     """A limit of 20, as RabbitMQ 4 has where none is said, would have dropped all of them."""
     expected = [f"m{number:03}" for number in range(50)]
     for message_id in expected:
@@ -84,7 +86,7 @@ async def test_sixty_looks_lose_nothing_and_keep_the_order(bench: Bench) -> None
 
     for _ in range(60):
         looked = await bench.dead.look(Selection(queue=GENERATE.name), 1000)
-        assert [letter.id for letter in looked.letters] == expected
+        assert sorted(letter.id for letter in looked.letters) == expected
         assert (looked.waiting, looked.more) == ({GENERATE.name: 50}, False)
 
 
@@ -243,3 +245,123 @@ async def test_the_gauge_counts_them(bench: Bench) -> None:
 
     await until(counted)
     watching.cancel()
+
+
+# Over HTTP ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    async with open_world(database_url) as world:
+        yield world
+
+
+async def ask(world: World, method: str, path: str = "", body: Any = None, key: str = ADMIN_KEY) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"}
+    return await world.http.request(method, f"/admin/v1/dead{path}", headers=headers, json=body)
+
+
+async def test_only_the_operator_sees_dead_letters(world: World) -> None:
+    key = await world.key()
+
+    for method, path in (("GET", ""), ("GET", "/m"), ("POST", "/replay"), ("POST", "/discard")):
+        body = {"all": True} if method == "POST" else None
+        assert (await ask(world, method, path, body, key)).status_code == 403
+        assert (await ask(world, method, path, body, "")).status_code == 401
+
+
+async def test_a_list_has_no_prompts_and_a_letter_that_is_shown_has(world: World) -> None:
+    event = await world.created(prompt="a secret lake")
+    world.graveyard.bury_event(GENERATE.name, event, reason="KeyError")
+
+    listed = await ask(world, "GET")
+    shown = await ask(world, "GET", f"/{event.event_id}?queue={GENERATE.name}.dead")
+
+    (letter,) = listed.json()["data"]
+    assert letter == {
+        "id": str(event.event_id),
+        "queue": GENERATE.name,
+        "type": "job.created",
+        "job_id": str(event.job_id),
+        "user_id": "demo",
+        "reason": "KeyError",
+        "attempt": 1,
+        "died_at": "2026-01-31T12:00:00Z",
+        "size_bytes": len(event.to_json()),
+    }
+    assert {row["queue"]: row["waiting"] for row in listed.json()["queues"]}[GENERATE.name] == 1
+    assert "a secret lake" not in listed.text
+    (whole,) = shown.json()["data"]
+    assert (whole["body"], whole["body_encoding"], whole["truncated"]) == (event.to_json().decode(), "utf-8", False)
+    assert whole["headers"] == {"pixorly-attempt": "1", "pixorly-reason": "KeyError"}
+
+
+async def test_bytes_are_shown_as_base64(world: World) -> None:
+    world.graveyard.bury(STORE.name, b"\xff\x00", message_id="m")
+
+    (whole,) = (await ask(world, "GET", "/m")).json()["data"]
+
+    assert (whole["body"], whole["body_encoding"], whole["type"], whole["job_id"]) == ("/wA=", "base64", None, None)
+
+
+async def test_a_replay_tells_of_each_what_became_of_it(world: World) -> None:
+    is_open, ended = await world.created(), await world.created()
+    await world.jobs.bury(ended)
+    for event in (is_open, ended):
+        world.graveyard.bury_event(GENERATE.name, event)
+    world.graveyard.bury(GENERATE.name, b"\xff", message_id="garbage")
+
+    answer = await ask(world, "POST", "/replay", {"all": True, "queue": GENERATE.name})
+
+    assert [(one["id"], one["fate"], one["why"]) for one in answer.json()["data"]] == [
+        (str(is_open.event_id), "replayed", None),
+        (str(ended.event_id), "discarded", "settled"),
+        ("garbage", "discarded", "unknown"),
+    ]
+    assert [sent.message_id for sent in world.sender.sent] == [str(is_open.event_id)]
+    assert world.graveyard.lies[GENERATE.name] == []
+
+
+async def test_a_discard_by_job_takes_that_job_only(world: World) -> None:
+    first, second = await world.created(), await world.created()
+    for event in (first, second):
+        world.graveyard.bury_event(GENERATE.name, event)
+
+    answer = await ask(world, "POST", "/discard", {"job_id": str(first.job_id)})
+
+    assert [one["job_id"] for one in answer.json()["data"]] == [str(first.job_id)]
+    assert [lies.message_id for lies in world.graveyard.lies[GENERATE.name]] == [str(second.event_id)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"queue": GENERATE.name},
+        {"all": False},
+        {"all": True, "reason": "x"},
+        {"reason": ""},
+        {"job_id": "x"},
+        {"all": True, "queue": "no.such_queue"},
+        {"all": True, "limit": 0},
+        {"all": True, "more": 1},
+        {"message_ids": "m"},
+        {"message_ids": ["\x00"]},
+    ],
+)
+async def test_a_selection_must_say_which(world: World, body: dict[str, Any]) -> None:
+    world.graveyard.bury(GENERATE.name, b"", message_id="m")
+
+    answer = await ask(world, "POST", "/discard", body)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert len(world.graveyard.lies[GENERATE.name]) == 1
+
+
+async def test_what_is_not_there_is_not_found_and_an_outage_is_503(world: World) -> None:
+    assert (await ask(world, "GET", "/nothing")).status_code == 404
+    assert (await ask(world, "GET", "?queue=nothing")).status_code == 422
+    world.graveyard.away = True
+    answer = await ask(world, "GET")
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+    assert answer.headers["retry-after"]

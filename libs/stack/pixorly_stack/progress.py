@@ -136,10 +136,11 @@ class PlainProgress(Silence):
 
     def tell(self, job: Generation) -> None:
         """Write what is new."""
-        if self.job is None:
+        new = self.job is None
+        super().tell(job)  # before anything is written: whoever interrupts because of what he reads is told the job
+        if new:
             self._say(_status(job))
             self._said.add(status_in_colour(job.status))
-        super().tell(job)
         for index, state in enumerate(states(job)):
             if state != "waiting":
                 self._say(f"image {index} {state}{_why(job, index, before=': ')}")

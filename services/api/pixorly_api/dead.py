@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -39,6 +39,7 @@ _READ_MAX_BYTES: Final = 1_000_000
 _KEPT_MAX_BYTES: Final = 1_000_000
 """How much of a body is shown."""
 _PASS_S: Final = 20.0
+_LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _TEXT_MAX: Final = 300
 _FEW: Final = 20
 
@@ -217,7 +218,12 @@ class DeadLetters:
         self._pass_s = pass_s
 
     async def look(self, selection: Selection, limit: int, *, most_bytes: int = 0) -> Looked:
-        """Return up to `limit` of the letters that are meant, with this much of their bodies; all stay where they are.
+        """Return up to `limit` of the letters that are meant, oldest first; all stay where they are.
+
+        Args:
+            selection: Which are meant.
+            limit: How many at most. RabbitMQ may give any of them, for it shuffles what is put back.
+            most_bytes: How much of their bodies.
 
         Raises:
             InvalidRequest: There is no such queue.
@@ -230,7 +236,7 @@ class DeadLetters:
             return False
 
         looked = await self._pass(selection, limit, keep)
-        looked.letters = letters
+        looked.letters = sorted(letters, key=lambda letter: letter.died_at or _LONG_AGO)
         return looked
 
     async def show(self, message_id: str, queue: str | None) -> list[Letter]:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
-from aio_pika.exceptions import AMQPError, ChannelClosed, ChannelNotFoundEntity
+from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 from typing_extensions import override
 
 from pixorly.broker import translated
@@ -23,7 +23,7 @@ from pixorly.settings import AmqpSettings
 from pixorly.topology import QUEUES, WorkQueue
 
 _LOCK: Final = "pixorly.live.dead-letters"
-_LOCKED: Final = 405
+_LOCKED: Final = "RESOURCE_LOCKED"
 _ANSWER_S: Final = 10.0
 _LOCK_TRIES: Final = 25
 _LOCK_AGAIN_S: Final = 0.2
@@ -158,7 +158,7 @@ async def _lock(connection: AbstractConnection) -> None:
                 channel = await connection.channel()
                 await channel.declare_queue(_LOCK, exclusive=True, auto_delete=True)
             except ChannelClosed as error:
-                if _LOCKED not in error.args:
+                if _LOCKED not in str(error):
                     raise
             else:
                 return
@@ -188,7 +188,6 @@ class _AmqpGrave(Grave):
         self._queue = queue
         self._channel = channel
         self._dead = dead
-        self._held: list[int] = []
 
     @override
     async def take(self) -> Found | None:
@@ -199,7 +198,6 @@ class _AmqpGrave(Grave):
                 return None
         if message is None or message.delivery_tag is None:
             return None
-        self._held.append(message.delivery_tag)
         return Found(
             queue=self._queue.name,
             tag=message.delivery_tag,
@@ -216,11 +214,9 @@ class _AmqpGrave(Grave):
     async def remove(self, found: Found) -> None:
         async with _reaching():
             await (await self._channel.get_underlay_channel()).basic_ack(found.tag)
-        self._held.remove(found.tag)
 
     async def put_back(self) -> None:
-        """Put back what is held, in order: RabbitMQ shuffles what it is given back at once."""
-        with suppress(OutageError, AMQPError):
-            for tag in self._held:
-                async with _reaching():
-                    await (await self._channel.get_underlay_channel()).basic_nack(tag, requeue=True)
+        """Put back all that is held; not always in the order in which it was taken."""
+        with suppress(OutageError):
+            async with _reaching():
+                await (await self._channel.get_underlay_channel()).basic_nack(0, multiple=True, requeue=True)

@@ -9,7 +9,7 @@ class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings, OfferSet
     """What the generator takes."""
 
     generator_database_url: SecretStr
-    generator_concurrency: int = Field(default=64, ge=1)
+    generator_concurrency: int = Field(default=1024, ge=1)
     """How many jobs a process works on at once; the pool of provider connections has the same size."""
     shutdown_grace_s: float = Field(default=60, ge=0)
     """Longer than elsewhere: a call that is cut off here is paid for and must be made again."""

@@ -60,7 +60,7 @@ class Process:
         alive: Whether it runs.
         life: Which of its lives this is.
         frozen_until_s: Until when it does nothing, as after a SIGSTOP.
-        frozen_s: For how long it was frozen at a stretch, at the most, in this life.
+        frozen_s: For how long it was frozen in this life.
         skew_s: How far its clock is off.
     """
 

@@ -125,3 +125,20 @@ def _dead_letters(world: "World") -> None:
         # A deletion whose ladder is used up stands in the api's table all the same, which has it said again.
         tried = message.queue == "uploader.delete_image" and reason == "storage_unavailable"
         must(tried or reason in {"Bug", "delivery limit"}, f"{message} was put aside: {reason}")
+
+
+def note_what_came(world: "World", clients: Clients) -> None:
+    """Note what can be told from a world that has come to its end."""
+    for row in world.api.jobs.values():
+        world.note(f"job {row.status}")
+        for slot in row.job.slots if row.job else ():
+            world.note(f"slot {slot.code or slot.state}")
+    for deletion in world.api.deletions.values():
+        world.note(f"deleted: {deletion.event.reason}")
+    for job_id, charge in world.ledger.charges.items():
+        if charge.status == "voided":
+            world.note("a charge voided" if job_id in world.ledger.closings else "a tombstone")
+    for message, reason in world.bus.dead:
+        world.note(f"dead in {message.queue}: {reason}")
+    for code in clients.refused:
+        world.note(f"refused: {code}")

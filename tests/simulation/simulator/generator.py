@@ -10,7 +10,7 @@ from pixorly.delivery import Fail, Held
 from pixorly.errors import InvalidImage, OutageError, PixorlyError, StorageUnavailable, TransientError
 from pixorly.events import Event, JobCreated, JobSettled, JobStarted, PlannedCall
 from pixorly.topology import LADDER_S
-from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS, _RENEW_S
+from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS
 from pixorly_generator.results import results
 from pixorly_generator.staging import StagedImage
 
@@ -18,7 +18,7 @@ from simulator.bus import short
 from simulator.clockwork import Process, Task, gather, insist
 from simulator.database import Database, Outbox, Transaction
 from simulator.delivery import Subscription, Worker
-from simulator.provider import LEASE_S, Key
+from simulator.provider import LEASE_S, RENEW_S, Key
 
 if TYPE_CHECKING:
     from simulator.world import World
@@ -191,6 +191,8 @@ class Calls:
     ) -> bool:
         """Mirrors `store.finish`."""
         row = self._tables.calls[key]
+        if row.state != "open":
+            self._world.note("a result came too late")
         if row.state != "open" and not self._world.broken("records unconditionally"):
             return False
         self._tables.calls[key] = CallRow(state, row.attempts, images=tuple(images), failures=dict(failures))
@@ -243,7 +245,7 @@ class Calls:
     async def renew(self) -> None:
         """Renew the leases of this process, for ever; mirrors `store.renew_leases`."""
         while True:
-            await self._world.clockwork.sleep(_RENEW_S)
+            await self._world.clockwork.sleep(RENEW_S)
             if not self.running or self._tables.database.away:
                 continue
             until_s = self._world.clockwork.now_s + LEASE_S

@@ -115,6 +115,7 @@ class Jobs:
         rule: Rule = lifecycle.bury_creation
         if isinstance(event, ImageGenerated):
             rule = partial(lifecycle.bury_image, event=event)
+        self._world.note(f"a dead {event.type} settled")
         await self.change(f"buries {told(event)}", event.job_id, rule)
 
     async def cancel(self, job_id: UUID) -> None:

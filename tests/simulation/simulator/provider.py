@@ -18,11 +18,13 @@ from pixorly.events import JobCreated, PlannedCall
 
 from simulator.bus import short
 from simulator.clockwork import Process
+from simulator.violation import must
 
 if TYPE_CHECKING:
     from simulator.world import World
 
 LEASE_S: Final = 20.0
+RENEW_S: Final = 5.0
 Key = tuple[UUID, int]
 """A planned call: the job and its number."""
 
@@ -96,11 +98,20 @@ class Provider:
 
     def note_death(self, process: Process) -> None:
         """A process has died with all that it had not recorded."""
-        self.lost.update(self.unrecorded.pop((process, process.life), ()))
+        lost = self.unrecorded.pop((process, process.life), set())
+        self.lost.update(lost)
+        if lost:
+            self._world.note("died with a paid answer")
 
     def note_takeover(self, owner: tuple[Process, int], key: Key) -> None:
-        """A lease has run out. If its owner was frozen, it may pay, or have paid, all the same."""
+        """A lease has run out. An owner that lives all the same may pay, or have paid, too.
+
+        That happens only to one that could not renew for as long as a lease: it was frozen, or PostgreSQL was away.
+        """
         process, life = owner
-        if process.alive and process.life == life and process.frozen_s > LEASE_S:
+        self._world.note("taken over")
+        if process.alive and process.life == life:
+            must(self._world.could_not_renew(process), f"the lease of {process.name}, which lives, is taken over")
+            self._world.note("taken over from the living")
             self.lost[key] += 1
             self.unrecorded[owner].discard(key)

@@ -5,7 +5,7 @@ from typing import Final
 
 from simulator.clients import Clients
 from simulator.clockwork import TRACE_LINES
-from simulator.ending import check_ending, is_quiet, left_to_do
+from simulator.ending import check_ending, is_quiet, left_to_do, note_what_came
 from simulator.invariants import Invariants
 from simulator.violation import Violation
 from simulator.weather import Weather
@@ -23,6 +23,7 @@ class Finding:
         weather: The faults, in words.
         steps: How many atomic actions there were.
         trace: What happened last.
+        seen: What came to pass, in a few words each.
     """
 
     seed: int
@@ -30,6 +31,7 @@ class Finding:
     weather: str
     steps: int
     trace: list[str]
+    seen: frozenset[str]
 
     def __str__(self) -> str:
         last = "\n".join(self.trace)
@@ -58,8 +60,9 @@ def simulate(
         if not world.clockwork.run(world.weather.calm_s + _QUIET_WITHIN_S, lambda: is_quiet(world, clients)):
             raise Violation(f"it never becomes quiet: {left_to_do(world, clients)}")
         check_ending(world, clients)
+        note_what_came(world, clients)
     except Violation as broken:
         violation = str(broken)
     finally:
         world.clockwork.close()
-    return Finding(seed, violation, str(world.weather), world.clockwork.steps, world.clockwork.lines())
+    return Finding(seed, violation, str(world.weather), world.clockwork.steps, world.clockwork.lines(), frozenset(world.seen))

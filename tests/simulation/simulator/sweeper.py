@@ -128,7 +128,7 @@ class Sweeper:
                     nudge_s = self._now_s + PACE.nudge_after_s * 2 ** min(row.nudges + 1, 10)
                     self._tables.jobs[job_id] = replace(row, nudges=row.nudges + 1, nudge_s=nudge_s)
                     transaction.append(*lifecycle.awaited(row.job))
-                    self._world.clockwork.tell(f"nudges {short(job_id)}")
+                    self._world.note("nudged")
 
         await self._jobs.outbox.transaction("looks for jobs without news", nudge)
 
@@ -188,8 +188,11 @@ class Sweeper:
         for job_id in users:
             row = rows.get(job_id)
             if row is None or row.status == "abandoned":
+                self._world.note("a charge without a job")
                 await self._void(job_id, users[job_id])
         if settled := [row.job for row in rows.values() if row.job and row.job.settled]:
+
+            self._world.note("a terminal event said again")
 
             def say_again(transaction: Transaction) -> None:
                 transaction.append(*(lifecycle.settlement(job) for job in settled))

@@ -82,6 +82,7 @@ class Store:
             job_id=event.job_id,
         )
         if state == "closed":
+            self._world.note("the ledger refused to store")
             return None
         keys = handlers.keys_of(event, picture)
         objects = {keys.original: picture.original} | {

@@ -23,7 +23,7 @@ _OFTEN: Final = {
     "call_transient": 0.4,
     "call_refused": 0.15,
     "call_rejected": 0.2,
-    "call_short": 0.3,
+    "call_short": 0.5,
     "call_garbage": 0.3,
     "object_fails": 0.25,
     "object_late": 0.2,

@@ -17,7 +17,7 @@ from simulator.clockwork import TRACE_LINES, Clockwork, Process
 from simulator.generator import Calls, CallTables
 from simulator.jobs import JobTables
 from simulator.ledger import Ledger
-from simulator.provider import Provider
+from simulator.provider import LEASE_S, RENEW_S, Provider
 from simulator.weather import SKEW_S, Weather
 
 START: Final = datetime(2031, 3, 3, tzinfo=UTC)
@@ -47,6 +47,7 @@ class World:
 
     Attributes:
         calm: Whether the faults have ended.
+        seen: What came to pass, in a few words each: that a fault was met, that a net was needed.
         dirty: Whether something changed since the invariants were looked at.
         published: Called with what RabbitMQ took.
     """
@@ -57,6 +58,7 @@ class World:
         self.clockwork = Clockwork(seed, keep)
         self._flaw = flaw
         self.calm = False
+        self.seen: set[str] = set()
         self.dirty = True
         self.published: Callable[[list[Message]], None] = lambda _: None
         self.weather = weather or Weather.of(self.clockwork.random, DELIVERY_LIMIT)
@@ -106,7 +108,7 @@ class World:
 
     def open_account(self, user_id: str, plan: str, credits_: int) -> None:
         """Open an account with credits."""
-        account = Account(user_id, plan, "active", 0, 0, 0, 0, 0, takes_allowance=False, allowance_month=START.date(), allowance_credits=0)
+        account = Account(user_id, plan, "active", 0, 0, 0, 0, 0, False, START.date(), 0)  # noqa: FBT003 - a row
         book = Book([account], self.now())
         book.grant(account, GrantRequest("first", credits_))
         self.ledger.database.commit(lambda _: self.ledger.post(book))
@@ -158,6 +160,18 @@ class World:
         """Tell whether this rule is broken on purpose."""
         return self._flaw == flaw
 
+    def could_not_renew(self, process: Process) -> bool:
+        """Tell whether a process of the generator may have been kept from renewing its leases until they ran out."""
+        longest_s = LEASE_S - 2 * RENEW_S
+        outages = (outage for outage in self.weather.outages if outage.part == "postgres:generator")
+        return process.frozen_s > longest_s or any(
+            outage.until_s - outage.from_s > longest_s and outage.from_s < self.clockwork.now_s for outage in outages
+        )
+
+    def note(self, what: str) -> None:
+        """Note that something came to pass."""
+        self.seen.add(what)
+
     def touch(self) -> None:
         """Note that something changed."""
         self.dirty = True
@@ -183,7 +197,7 @@ class World:
         return self.happens("crash")
 
     def _freeze(self, process: Process, for_s: float) -> None:
-        process.frozen_s = max(process.frozen_s, for_s)
+        process.frozen_s += for_s
         self.clockwork.tell_of(process.name, f"freezes for {for_s:.0f} s")
         process.frozen_until_s = self.clockwork.now_s + for_s
         if for_s > _HEARTBEATS_S:

@@ -61,6 +61,35 @@ async def test_a_live_answer_with_nothing_but_the_image_is_read() -> None:
     assert answer.generation_id is None
 
 
+async def test_only_so_many_large_answers_are_read_at_once_and_small_ones_pass_them() -> None:
+    large = http(a_body(an_image(JPEG + bytes(4_000_000))))
+    rest, seen = asyncio.Event(), asyncio.Event()
+
+    async def halting(writer: asyncio.StreamWriter) -> None:
+        writer.write(large[:-1000])
+        await writer.drain()
+        seen.set()
+        await rest.wait()
+        writer.write(large[-1000:])
+
+    async with raw_server(halting, large, http(a_body(an_image()))) as server:
+        adapter = OpenRouter("k", base_url=server.url, http=HttpOptions(http2=False, large_at_once=1))
+        first = asyncio.create_task(adapter.generate(a_request(model=a_model())))
+        await seen.wait()
+        await asyncio.sleep(0.2)
+        second = asyncio.create_task(adapter.generate(a_request(model=a_model())))
+        while len(server.requests) < 2:
+            await asyncio.sleep(0.01)
+        small = await adapter.generate(a_request(model=a_model()))
+        waited = not second.done()
+        rest.set()
+        done = await asyncio.gather(first, second)
+        await adapter.close()
+
+    assert waited
+    assert [len(answer.images[0].data) for answer in (small, *done)] == [len(JPEG), *[len(JPEG) + 4_000_000] * 2]
+
+
 @pytest.mark.parametrize(
     "entry",
     [None, 7, "text", [], {}, {"b64_json": None}, {"b64_json": ""}, {"b64_json": 5}, {"b64_json": ["x"]}, {"url": {}}],

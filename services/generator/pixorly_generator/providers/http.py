@@ -3,7 +3,8 @@
 import asyncio
 import math
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,6 +29,7 @@ MAX_BODY_BYTES: Final = 64_000_000
 _STREAMS: Final = 100
 """How many calls share a connection: what servers of HTTP/2 commonly allow. httpcore would queue all others on it."""
 _INLINE_BYTES: Final = 65_536
+_LARGE_BYTES: Final = 4_000_000
 _TIMEOUTS: Final = frozenset({408, 504, 524})
 _TOO_MANY: Final = 429
 _NOT_FOUND: Final = 404
@@ -42,6 +44,7 @@ class HttpOptions:
         connect_timeout_s: To have a connection.
         write_timeout_s: For each write of the request.
         max_body_bytes: The largest body that is read.
+        large_at_once: How many bodies are read at once beyond 4 MB; more wait, and hold no more than that.
         http2: Whether HTTP/2 is offered.
         tls: Whom to trust; the usual authorities where nothing is said.
     """
@@ -50,6 +53,7 @@ class HttpOptions:
     connect_timeout_s: float = 10.0
     write_timeout_s: float = 30.0
     max_body_bytes: int = MAX_BODY_BYTES
+    large_at_once: int = 16
     http2: bool = True
     tls: ssl.SSLContext | None = None
 
@@ -100,8 +104,10 @@ class ProviderHttp:
     headers: Mapping[str, str]
     options: HttpOptions = field(default_factory=HttpOptions)
     _lanes: list[_Lane] = field(init=False)
+    _large: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
+        self._large = asyncio.Semaphore(self.options.large_at_once)
         tls = self.options.tls or usual_authorities()
         lanes = math.ceil(self.options.concurrency / _STREAMS)
         each = math.ceil(self.options.concurrency / lanes)
@@ -155,12 +161,13 @@ class ProviderHttp:
             content = orjson.dumps(body)
         except orjson.JSONEncodeError as error:
             raise ProviderRefused("The prompt is not valid text.") from error
-        async with client.stream(
-            "POST", self.base_url + path, content=content, headers=sent, timeout=phases
-        ) as response:
-            raw = await _read(response, options.max_body_bytes)
-        parsing = asyncio.to_thread(_parsed, raw) if len(raw) > _INLINE_BYTES else None
-        return Reply(response.status_code, response.headers, await parsing if parsing else _parsed(raw))
+        async with AsyncExitStack() as held:
+            async with client.stream(
+                "POST", self.base_url + path, content=content, headers=sent, timeout=phases
+            ) as response:
+                raw = await _read(response, options.max_body_bytes, lambda: held.enter_async_context(self._large))
+            parsing = asyncio.to_thread(_parsed, raw) if len(raw) > _INLINE_BYTES else None
+            return Reply(response.status_code, response.headers, await parsing if parsing else _parsed(raw))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -168,8 +175,8 @@ class ProviderHttp:
             await lane.client.aclose()
 
 
-async def _read(response: httpx.Response, max_bytes: int) -> bytearray:
-    """Return the body as it came over the wire.
+async def _read(response: httpx.Response, max_bytes: int, room: Callable[[], Awaitable[None]]) -> bytearray:
+    """Return the body as it came over the wire; before it becomes large, wait for `room`.
 
     Raises:
         InvalidImage: It is too large, or packed: unpacking could make any size of it.
@@ -179,8 +186,11 @@ async def _read(response: httpx.Response, max_bytes: int) -> bytearray:
     declared = response.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise InvalidImage("The image provider sent too large an answer.")
-    raw = bytearray()
+    raw, small = bytearray(), True
     async for chunk in response.aiter_raw():
+        if small and len(raw) + len(chunk) > _LARGE_BYTES:
+            await room()
+            small = False
         raw += chunk
         if len(raw) > max_bytes:
             raise InvalidImage("The image provider sent too large an answer.")
