@@ -8,7 +8,7 @@ import pytest
 from invariants import nothing_is_lost
 from stack import Stack, running
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(500), pytest.mark.xdist_group("failpoints")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(500)]
 
 POINTS = (
     "api.intent.stored",

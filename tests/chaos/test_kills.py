@@ -8,7 +8,7 @@ import pytest
 from invariants import nothing_is_lost
 from stack import Stack, running
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("kills")]
+pytestmark = [pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from stack import Client, Stack, running
 
 from pixorly_stack.access import Access
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400), pytest.mark.xdist_group("outages")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

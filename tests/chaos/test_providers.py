@@ -10,7 +10,7 @@ import pytest
 from invariants import nothing_is_lost
 from stack import Job, Stack, running
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("providers")]
+pytestmark = [pytest.mark.timeout(400)]
 
 ONE = "google/gemini-3.1-flash-image"
 FOUR = "openai/gpt-image-2"

@@ -92,7 +92,7 @@ async def test_sixty_looks_lose_nothing(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("limit", "survives"), [(3, False), (DEAD_DELIVERY_LIMIT, True)])
 async def test_why_dead_queues_say_a_limit_of_their_own(bench: Bench, limit: int, *, survives: bool) -> None:
-    arguments = {"x-queue-type": "quorum", "x-delivery-limit": limit}
+    arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": limit}
     queue = await bench.channel.declare_queue("api.try", durable=True, arguments=arguments)
     await bench.channel.default_exchange.publish(aio_pika.Message(b"x"), "api.try")
 

@@ -46,6 +46,8 @@ _MAX_ATTEMPTS: Final = 12
 """A call that killed its process this often is given up, before it empties our account."""
 _RENEW_S: Final = 5.0
 _EARLY_S: Final = 0.5
+_LEASES_AT_ONCE: Final = 8
+"""Fewer than there are connections: of a thousand that come together, the last must not give up waiting for one."""
 
 LATE = Counter("pixorly_provider_calls_late", "Answers that came when their call was finished already.", ["provider"])
 TAKEN_OVER = Counter("pixorly_provider_calls_taken_over", "Calls whose process went away: perhaps paid for twice.")
@@ -88,6 +90,7 @@ class Calls:
         self._upstream = upstream
         self._lease_s = lease_s
         self._ladder_s = ladder_s
+        self._turns = asyncio.Semaphore(_LEASES_AT_ONCE)
         self._running: dict[tuple[UUID, int], asyncio.Task[None]] = {}
 
     async def make_all(self, event: JobCreated) -> None:
@@ -117,7 +120,8 @@ class Calls:
         return task
 
     async def _lease_and_run(self, event: JobCreated, call: PlannedCall) -> None:
-        number = await self._lease(event, call)
+        async with self._turns:
+            number = await self._lease(event, call)
         if number is not None:
             await self._run(Attempt(event, call, number))
 

@@ -58,7 +58,7 @@ class Clients:
             params=model.params(width=64, height=64),
             n=chance.choice((1, 1, 2, 3)),
             deadline_s=chance.choice((15, 60, 300, 1800)),
-            key=f"key-{number}" if chance.random() < 0.7 else None,
+            key=f"key-{number}" if chance.random() < 0.8 else None,
         )
 
     async def _client(self, order: Order) -> None:
@@ -76,7 +76,7 @@ class Clients:
             try:
                 job_id: UUID = await self._call("asks for a job", lambda api: api.creation.create(order))
             except (Unanswered, OutageError, IdempotencyInProgress):
-                await clockwork.sleep(clockwork.random.choice((0.5, 2.0, 12.0, 40.0)))
+                await clockwork.sleep(clockwork.random.choice((0.5, 9.0, 11.0, 13.0, 40.0)))
             except UserError as error:
                 self.refused.append(error.code)
                 return None
@@ -118,7 +118,7 @@ class Clients:
         process: Process = world.clockwork.random.choice(alive)
         task = world.clockwork.spawn(ask(world.apis[process]), process, world.latency())
         try:
-            answer = await world.clockwork.join(task, timeout_s=world.clockwork.random.choice((2.0, 30.0)))
+            answer = await world.clockwork.join(task, timeout_s=world.clockwork.random.choice((1.0, 3.0, 30.0)))
         except (Gone, TimedOut) as error:
             raise Unanswered from error
         if world.happens("answer_lost"):

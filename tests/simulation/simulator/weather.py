@@ -10,7 +10,7 @@ SKEW_S: Final = 3.0
 """How far a process's clock may be off."""
 _OFTEN: Final = {
     "crash": 0.03,
-    "freeze": 0.02,
+    "freeze": 0.05,
     "cut": 0.004,
     "purge": 0.02,
     "publish_lost": 0.2,

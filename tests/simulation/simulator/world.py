@@ -148,7 +148,7 @@ class World:
     def latency(self) -> float:
         """Return how long something takes: mostly milliseconds."""
         if self.happens("slow"):
-            return min(self.clockwork.random.expovariate(0.2), 60.0)
+            return min(self.clockwork.random.expovariate(0.2) * self.clockwork.random.choice((1, 1, 5)), 90.0)
         return 0.06 * self.clockwork.random.random() ** 3
 
     async def step(self, what: str) -> None:

@@ -58,7 +58,7 @@ def letters(yard: MemoryGraveyard, bus: MemoryBus, status: str | None = "pending
 
 def found(**more: Any) -> Found:
     given = {"queue": GENERATE, "tag": 1, "left": 0, "message_id": "m-1", "message_type": "job.created"}
-    rest = {"correlation_id": None, "timestamp": DIED_AT, "headers": {}, "body": b"{}"}
+    rest: dict[str, Any] = {"correlation_id": None, "timestamp": DIED_AT, "headers": {}, "body": b"{}"}
     return Found(**{**given, **rest, **more})
 
 
