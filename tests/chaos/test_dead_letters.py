@@ -17,7 +17,7 @@ from stack import Job, Stack, running
 
 from pixorly.events import ImageParams, JobCreated, PlannedCall, utcnow
 from pixorly.outcomes import OUTCOMES
-from pixorly.topology import EVENTS_EXCHANGE, QUEUES
+from pixorly.topology import DEAD_EXCHANGE, EVENTS_EXCHANGE, QUEUES
 
 pytestmark = [pytest.mark.timeout(400)]
 
@@ -184,7 +184,14 @@ async def test_one_event_published_100_times_changes_nothing_after_the_first(sta
                 again = aio_pika.Message(message.body, **{name: getattr(message, name) for name in KEPT})
                 await exchange.publish(again, message.routing_key or "", mandatory=True)
         await quiet(stack)
+        # A settled job's money is put in order again by a replay, which changes nothing where it is.
+        (ended,) = [message for message in heard if message.type == "job.completed"]
+        letter = aio_pika.Message(ended.body, **{name: getattr(ended, name) for name in KEPT})
+        await (await channel.get_exchange(DEAD_EXCHANGE)).publish(letter, "ledger.settle_job", mandatory=True)
+        await waiting(stack, {"ledger.settle_job": 1})
+        replayed = await asyncio.to_thread(dead, stack, "replay", "--queue", "ledger.settle_job", "--yes")
 
+        assert [(one["job_id"], one["fate"]) for one in replayed["data"]] == [(job["id"], "replayed")]
         assert {message.type for message in heard} == {
             "job.created",
             "image.generated",

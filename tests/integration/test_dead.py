@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -124,6 +125,22 @@ async def test_large_garbage_is_listed_shown_and_discarded(bench: Bench) -> None
     assert (letter.size_bytes, letter.body, len(shown.body)) == (5_000_000, b"", 1_000_000)
     assert [one.letter.id for one in handled] == ["large"]
     assert await bench.ids(Selection(queue=STORE.name)) == []
+
+
+async def test_what_rabbitmq_put_aside_itself_says_why_and_when(bench: Bench) -> None:
+    await bench.channel.default_exchange.publish(aio_pika.Message(b"x", message_id="m"), STORE.name)
+    message = await bench.take(STORE.name)
+    assert message
+    await message.reject(requeue=False)
+
+    async def dead() -> bool:
+        return await bench.ids(Selection(queue=STORE.name)) == ["m"]
+
+    await until(dead)
+    (letter,) = await bench.dead.show("m", STORE.name)
+    assert letter.reason == "rejected"
+    assert letter.died_at
+    assert abs((letter.died_at - datetime.now(UTC)).total_seconds()) < 60
 
 
 async def test_only_what_is_meant_is_discarded(bench: Bench) -> None:

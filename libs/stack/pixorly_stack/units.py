@@ -56,7 +56,7 @@ async def name_server_answers(port: int) -> bool:
 async def url_answers(url: str, auth: tuple[str, str] | None = None, within_s: float = PROBE_S) -> bool:
     """Tell whether a GET of `url` is answered with 200."""
     try:
-        # Ours speak plain HTTP on loopback, and to read the list of authorities costs a hundred times what the probe does.
+        # Ours speak plain HTTP on loopback; to read the list of authorities costs a hundred times what the probe does.
         plain = url.startswith("http://")
         async with httpx.AsyncClient(timeout=within_s, trust_env=False, auth=auth, verify=not plain) as client:
             return (await client.get(url)).status_code == httpx.codes.OK

@@ -174,6 +174,7 @@ class Invariants:
 def _moved_forward(before: Job, now: Job) -> None:
     name = short(before.job_id)
     must(_JOB_RANKS[now.status] >= _JOB_RANKS[before.status], f"job {name} goes from {before.status} to {now.status}")
+    must(now.deadline == before.deadline, f"job {name} is promised twice")
     must(not before.settled or before.status == now.status, f"job {name} ends twice")
     must(before.settled or not now.settled or all(slot.terminal for slot in now.slots), f"job {name} ends too early")
     for old, new in zip(before.slots, now.slots, strict=True):

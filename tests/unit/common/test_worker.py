@@ -1,6 +1,7 @@
 """A worker turns what its handler returns or raises into messages: which, where to, and with what in them."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -289,6 +290,16 @@ def test_a_reason_stays_one_line() -> None:
         subscription.read("a\nb", b"{}")
 
     assert "\n" not in str(refused.value)
+
+
+def test_a_reason_stays_short_whatever_somebody_sends() -> None:
+    uploaded = {**UPLOADED.model_dump(mode="json"), "keys": {"original": "x", "thumbnails": {"k" * 9000: 1}}}
+    subscription = Subscription(queue=queue_named("api.follow_job"), handler=Upload().store)
+
+    with pytest.raises(ValueError) as refused:
+        subscription.read("image.uploaded", json.dumps(uploaded).encode())
+
+    assert len(str(refused.value)) <= 200
 
 
 async def test_a_queue_may_read_other_events_than_those_it_is_bound_to() -> None:
