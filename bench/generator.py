@@ -98,6 +98,14 @@ async def make(http: httpx.AsyncClient, jobs: int, body: dict[str, Any]) -> list
     return await asyncio.gather(*(one() for _ in range(jobs)))
 
 
+async def queued(dev: dict[str, Any], jobs: int) -> None:
+    """Wait until all jobs are in the generator's queue: what was not published at once the outbox publishes later."""
+    url = f"{dev['rabbitmq_management_url']}/api/queues/pixorly/generator.generate_image"
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        while (await http.get(url)).raise_for_status().json().get("messages", 0) < jobs:  # noqa: ASYNC110 - RabbitMQ's
+            await asyncio.sleep(0.5)
+
+
 async def replaced(process: psutil.Process) -> int:
     """Kill a process of the stack, and return the one that takes its place."""
     words, supervisor = process.cmdline(), process.parent()
@@ -156,6 +164,7 @@ async def measure(dev: dict[str, Any], jobs: int, body: dict[str, Any], *, live:
         else:
             generator.suspend()
             ids = await make(http, jobs, body)
+            await queued(dev, jobs)
             began = time.perf_counter()
             dev["pids"]["generator"] = await replaced(generator)
             watch = asyncio.create_task(look(dev, began, looks))

@@ -1,7 +1,12 @@
-"""Replay one seed with its whole trace: `python -m simulator SEED [FLAW]`."""
+"""Replay one seed with its whole trace: `python -m simulator SEED [--strict] [--flaw FLAW]`."""
 
-import sys
+import argparse
 
 from simulator.simulation import simulate
 
-print(simulate(int(sys.argv[1]), *sys.argv[2:3], whole_trace=True))  # noqa: T201 - a command
+parser = argparse.ArgumentParser(prog="simulator", description=__doc__)
+parser.add_argument("seed", type=int)
+parser.add_argument("--strict", action="store_true", help="count what is known not to hold, too")
+parser.add_argument("--flaw", help="break a rule on purpose; test_simulation.FLAWS names them")
+given = parser.parse_args()
+print(simulate(given.seed, given.flaw, strict=given.strict, whole_trace=True))  # noqa: T201 - a command

@@ -1,5 +1,6 @@
 """The object store in memory, with objects that fail, writes that take effect late, and outages."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -38,7 +39,9 @@ class Bucket(Blobs):
     ) -> None:
         await self._step(f"put {key}")
         if self._world.happens("object_late"):
-            self._world.clockwork.later(self._world.clockwork.random.uniform(0, _LATEST_S), lambda: self._write(key, data))
+            self._world.clockwork.later(
+                self._world.clockwork.random.uniform(0, _LATEST_S), lambda: self._write(key, data)
+            )
             await self._world.clockwork.sleep(_TIMEOUT_S)
             raise StorageUnavailable
         self._write(key, data)
@@ -68,10 +71,11 @@ class Bucket(Blobs):
     def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         return _Listing(self, prefix)
 
-    async def found(self, prefix: str) -> "list[BlobInfo]":
+    async def found(self, prefix: str) -> deque[BlobInfo]:
         """Return what lies under a prefix."""
         await self._step(f"list {prefix}")
-        return [BlobInfo(key, len(data)) for key, data in sorted(self.objects.items()) if key.startswith(prefix)]
+        objects = sorted(self.objects.items())
+        return deque(BlobInfo(key, len(data)) for key, data in objects if key.startswith(prefix))
 
     @override
     async def probe(self) -> None:
@@ -97,11 +101,11 @@ class _Listing(AsyncIterator[BlobInfo]):
     def __init__(self, bucket: Bucket, prefix: str) -> None:
         self._bucket = bucket
         self._prefix = prefix
-        self._left: list[BlobInfo] | None = None
+        self._left: deque[BlobInfo] | None = None
 
     async def __anext__(self) -> BlobInfo:
         if self._left is None:
-            self._left = list(reversed(await self._bucket.found(self._prefix)))
+            self._left = await self._bucket.found(self._prefix)
         if not self._left:
             raise StopAsyncIteration
-        return self._left.pop()
+        return self._left.popleft()

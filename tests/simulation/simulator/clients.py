@@ -1,15 +1,13 @@
 """Clients: they ask for images, repeat what was not answered, cancel, and delete."""
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from collections.abc import Callable, Coroutine
-
 from pixorly.catalogue import load
 from pixorly.errors import OutageError, PixorlyError, UserError
 from pixorly_api.errors import IdempotencyInProgress
-
 from simulator.api import Api
 from simulator.clockwork import Gone, Process, TimedOut
 from simulator.creation import Order
@@ -93,9 +91,7 @@ class Clients:
             await self._attempt("cancels", lambda api: api.jobs.cancel(job_id))
         elif whim < 0.55:
             await clockwork.sleep(clockwork.random.choice((1.0, 5.0, 30.0, 100.0)))
-            for image_id in [
-                image_id for image_id, row in self.world.api.images.items() if row.event.job_id == job_id
-            ]:
+            for image_id in [image_id for image_id, row in self.world.api.images.items() if row.event.job_id == job_id]:
                 await self._attempt("deletes", lambda api, of=image_id: api.jobs.delete_image(order.user_id, of))
 
     async def _attempt(self, what: str, ask: Callable[..., Coroutine[Any, Any, Any]]) -> None:

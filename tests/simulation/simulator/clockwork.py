@@ -290,7 +290,9 @@ async def gather(clockwork: Clockwork, tasks: list[Task]) -> list[BaseException 
     return errors
 
 
-async def insist(action: Callable[[], Awaitable[_T]], pause: Callable[[], Awaitable[None]], *errors: type[Exception]) -> _T:
+async def insist(
+    action: Callable[[], Awaitable[_T]], pause: Callable[[], Awaitable[None]], *errors: type[Exception]
+) -> _T:
     """Return what `action` returns, trying again after a pause for as long as it raises one of `errors`."""
     while True:
         try:

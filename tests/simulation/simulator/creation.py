@@ -14,8 +14,7 @@ from pixorly_api.creation import Windows, estimated_bytes
 from pixorly_api.errors import ChargeVoided, IdempotencyInProgress, LedgerUnreached
 from pixorly_api.lifecycle import Job, Slot
 from pixorly_api.store import Intent
-from pixorly_ledger.credits import ChargeRequest, Charged
-
+from pixorly_ledger.credits import Charged, ChargeRequest
 from simulator.bus import short
 from simulator.clockwork import Process
 from simulator.database import Outbox, Transaction

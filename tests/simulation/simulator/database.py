@@ -11,7 +11,6 @@ from uuid import UUID
 
 from pixorly.errors import OutageError
 from pixorly.events import Event
-
 from simulator.bus import told
 from simulator.clockwork import Bell, Process
 

@@ -8,7 +8,6 @@ from pixorly.delivery import Dead, Fail, Fate, Following, Hold, Retry, Wait, fat
 from pixorly.errors import OutageError
 from pixorly.events import Event, JobRetrying, Stage
 from pixorly.topology import HELD_S
-
 from simulator.bus import Message
 from simulator.clockwork import Process
 
@@ -75,6 +74,8 @@ class Worker:
                 await self._insist(lambda: bus.delay(message, HELD_S, message.attempt))
             case Dead(reason=reason):
                 await self._insist(lambda: bus.bury(message, reason))
+            case Wait() | Fail():
+                raise RuntimeError(f"{outcome} should have been dealt with")
             case following:
                 await self._insist(lambda: self._publish(following))
 
@@ -84,7 +85,7 @@ class Worker:
             return await subscription.handler(message.event)
         except OutageError:
             raise
-        except Exception as error:  # noqa: BLE001 - as in the real one, this is where every error ends
+        except Exception as error:
             decided = fate(error, message.attempt)
             if isinstance(decided, Dead) and not isinstance(error, Bug):
                 raise

@@ -13,7 +13,6 @@ from pixorly.topology import LADDER_S
 from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS
 from pixorly_generator.results import results
 from pixorly_generator.staging import StagedImage
-
 from simulator.bus import short
 from simulator.clockwork import Process, Task, gather, insist
 from simulator.database import Database, Outbox, Transaction
@@ -152,7 +151,7 @@ class Calls:
         try:
             answer = await world.provider.generate(self._process, attempt.event, attempt.call)
         except (TransientError, OutageError) as error:
-            await self._insist(lambda error=error: self._reopen(attempt, error))  # type: ignore[misc]
+            await self._insist(lambda error=error: self._reopen(attempt, error))
             raise
         except PixorlyError as error:
             failures = dict.fromkeys(map(str, attempt.call.indexes), error.code)

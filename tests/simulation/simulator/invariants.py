@@ -7,7 +7,6 @@ from uuid import UUID
 
 from pixorly.events import Event, ImageDeleted, ImageFailed, ImageGenerated, ImageUploaded, JobCreated, JobSettled
 from pixorly_api.lifecycle import Job, Slot
-
 from simulator.bus import Message, short
 from simulator.generator import CallRow
 from simulator.provider import Key
@@ -104,7 +103,9 @@ class Invariants:
         must(sums["escrow"] == escrow, f"escrow is {sums['escrow']}, the open charges are {escrow}")
         for account in ledger.accounts.values():
             must(account.balance_credits >= 0, f"{account.user_id} is below zero")
-            must(account.balance_credits == of_user[account.user_id], f"the balance of {account.user_id} is not its sum")
+            must(
+                account.balance_credits == of_user[account.user_id], f"the balance of {account.user_id} is not its sum"
+            )
         self._storage_adds_up()
 
     def _storage_adds_up(self) -> None:
@@ -124,7 +125,9 @@ class Invariants:
     def _results_stay(self) -> None:
         calls = self._world.generator.calls
         for key, before in self._calls.items():
-            must(before.state == "open" or calls[key] == before, f"the result of {short(key[0])}, call {key[1]} changes")
+            must(
+                before.state == "open" or calls[key] == before, f"the result of {short(key[0])}, call {key[1]} changes"
+            )
         self._calls = dict(calls)
 
     def _nothing_is_bought_twice(self) -> None:
@@ -146,7 +149,9 @@ class Invariants:
                 continue
             way = _under_way(world, job_id)
             for slot in row.job.slots:
-                must(slot.terminal or _is_served(world, row.job, slot, way), f"nobody is at {short(job_id)}/{slot.index}")
+                must(
+                    slot.terminal or _is_served(world, row.job, slot, way), f"nobody is at {short(job_id)}/{slot.index}"
+                )
 
     def _is_over(self, job: Job) -> bool:
         """Tell whether a job's deadline has passed by any process's clock; then the sweeper alone is at it."""

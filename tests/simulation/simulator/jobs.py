@@ -14,7 +14,6 @@ from pixorly_api.errors import NotFound
 from pixorly_api.lifecycle import Job, Rule, Slot, Step
 from pixorly_api.store import Intent
 from pixorly_api.sweeper import Pace
-
 from simulator.bus import short, told
 from simulator.clockwork import Process
 from simulator.database import Database, Outbox, Transaction
@@ -173,9 +172,7 @@ class Jobs:
             # What image.uploaded said is in `images`; a job that is read again does not carry it.
             slots = tuple(replace(slot, uploaded=None) for slot in job.slots)
             row = self.tables.jobs[job.job_id]
-            self.tables.jobs[job.job_id] = replace(
-                row, status=job.status, job=replace(job, slots=slots), news_s=now_s
-            )
+            self.tables.jobs[job.job_id] = replace(row, status=job.status, job=replace(job, slots=slots), news_s=now_s)
         for event in step.announced:
             if isinstance(event, ImageDeleted):
                 index = next(slot.index for slot in job.slots if slot.image_id == event.image_id)
@@ -229,9 +226,7 @@ class Jobs:
 def _follow_blindly(job: Job, now: datetime, *, event: Event) -> Step:
     """Follow an event as if a slot's last state won, not its first terminal one."""
     slots = tuple(
-        replace(slot, state="pending", code=None, message=None, stage=None)
-        if _reopens(slot, event)
-        else slot
+        replace(slot, state="pending", code=None, message=None, stage=None) if _reopens(slot, event) else slot
         for slot in job.slots
     )
     return lifecycle.follow(replace(job, slots=slots), now, event=event)

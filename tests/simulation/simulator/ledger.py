@@ -10,12 +10,11 @@ from pixorly.events import JobSettled
 from pixorly_ledger import credits as rules
 from pixorly_ledger import storage
 from pixorly_ledger.books import Book
-from pixorly_ledger.credits import ChargeNotFound, ChargeRequest, Charged, Credits
+from pixorly_ledger.credits import Charged, ChargeNotFound, ChargeRequest, Credits
 from pixorly_ledger.handlers import settlement_of
 from pixorly_ledger.rows import Account, Charge, Closing, Transfer
 from pixorly_ledger.settings import Plan
 from pixorly_ledger.usage import Flow
-
 from simulator.bus import short
 from simulator.clockwork import Process
 from simulator.database import Database, Outbox, Transaction

@@ -15,7 +15,6 @@ from pixorly.errors import (
     ProviderUnavailable,
 )
 from pixorly.events import JobCreated, PlannedCall
-
 from simulator.bus import short
 from simulator.clockwork import Process
 from simulator.violation import must
@@ -63,7 +62,9 @@ class Provider:
         world.clockwork.tell(f"the provider is paid for {short(event.job_id)}, call {call.call_no}: {self.paid[key]}")
         world.touch()
         images = [self._image() for _ in range(self._number(len(call.indexes)))]
-        await world.clockwork.sleep(world.clockwork.random.choice((0.1, 2.0, 8.0, 30.0)) * world.clockwork.random.random())
+        await world.clockwork.sleep(
+            world.clockwork.random.choice((0.1, 2.0, 8.0, 30.0)) * world.clockwork.random.random()
+        )
         return images
 
     def _refusal(self) -> PixorlyError | None:

@@ -7,7 +7,7 @@ from simulator.clients import Clients
 from simulator.clockwork import TRACE_LINES
 from simulator.ending import check_ending, is_quiet, left_to_do, note_what_came
 from simulator.invariants import Invariants
-from simulator.violation import Violation
+from simulator.violation import Violation, must
 from simulator.weather import Weather
 from simulator.world import World
 
@@ -40,7 +40,12 @@ class Finding:
 
 
 def simulate(
-    seed: int, flaw: str | None = None, *, weather: Weather | None = None, whole_trace: bool = False
+    seed: int,
+    flaw: str | None = None,
+    *,
+    weather: Weather | None = None,
+    strict: bool = False,
+    whole_trace: bool = False,
 ) -> Finding:
     """Run the world of a seed to its end.
 
@@ -48,21 +53,24 @@ def simulate(
         seed: Decides everything.
         flaw: A rule to be broken on purpose.
         weather: The faults; those of the seed where it is left out.
+        strict: Whether what is known not to hold counts, too.
         whole_trace: Whether to keep the whole trace.
     """
-    world = World(seed, flaw, weather, None if whole_trace else TRACE_LINES)
+    world = World(seed, flaw, weather, strict=strict, keep=None if whole_trace else TRACE_LINES)
     clients = Clients(world)
     invariants = Invariants(world)
     world.clockwork.after = invariants.check
     violation = None
     try:
         clients.come()
-        if not world.clockwork.run(world.weather.calm_s + _QUIET_WITHIN_S, lambda: is_quiet(world, clients)):
-            raise Violation(f"it never becomes quiet: {left_to_do(world, clients)}")
+        quiet = world.clockwork.run(world.weather.calm_s + _QUIET_WITHIN_S, lambda: is_quiet(world, clients))
+        must(quiet, f"it never becomes quiet: {'' if quiet else left_to_do(world, clients)}")
         check_ending(world, clients)
         note_what_came(world, clients)
     except Violation as broken:
         violation = str(broken)
     finally:
         world.clockwork.close()
-    return Finding(seed, violation, str(world.weather), world.clockwork.steps, world.clockwork.lines(), frozenset(world.seen))
+    return Finding(
+        seed, violation, str(world.weather), world.clockwork.steps, world.clockwork.lines(), frozenset(world.seen)
+    )

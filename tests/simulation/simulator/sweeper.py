@@ -10,12 +10,11 @@ from pixorly.errors import PixorlyError, UserError
 from pixorly_api import lifecycle
 from pixorly_api.errors import LedgerUnreached
 from pixorly_ledger.rows import Charge
-
 from simulator.bus import short
 from simulator.clockwork import Process
 from simulator.creation import REFUSALS
 from simulator.database import Transaction
-from simulator.jobs import PACE, DeletionRow, Jobs, JobRow
+from simulator.jobs import PACE, DeletionRow, JobRow, Jobs
 from simulator.ledger import Ledger, Line
 
 if TYPE_CHECKING:
@@ -185,13 +184,12 @@ class Sweeper:
 
         users = {charge.job_id: charge.user_id or "" for charge in await self._line.call("list open charges", overdue)}
         rows = await self._jobs.outbox.transaction("compares open charges", lambda _: self._rows(list(users)))
-        for job_id in users:
+        for job_id, user_id in users.items():
             row = rows.get(job_id)
             if row is None or row.status == "abandoned":
                 self._world.note("a charge without a job")
-                await self._void(job_id, users[job_id])
+                await self._void(job_id, user_id)
         if settled := [row.job for row in rows.values() if row.job and row.job.settled]:
-
             self._world.note("a terminal event said again")
 
             def say_again(transaction: Transaction) -> None:

@@ -13,7 +13,6 @@ from pixorly_uploader import handlers
 from pixorly_uploader.handlers import Uploader
 from pixorly_uploader.images import Facts, Picture
 from pixorly_uploader.ledger import Ledger
-
 from simulator.bus import short
 from simulator.clockwork import Process
 from simulator.delivery import Bug, Subscription, Worker

@@ -117,8 +117,9 @@ class Weather:
 
     def __str__(self) -> str:
         rates = ", ".join(
-            f"{item.name} {value:.3f}" for item in fields(self) if isinstance(value := getattr(self, item.name), float)
-            and value and item.name != "calm_s"
+            f"{item.name} {value:.3f}"
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), float) and value and item.name != "calm_s"
         )
         outages = ", ".join(f"{outage.part} {outage.from_s:.0f}-{outage.until_s:.0f} s" for outage in self.outages)
         return f"faults until {self.calm_s:.0f} s: {rates or 'none'}; outages: {outages or 'none'}"
