@@ -191,7 +191,7 @@ async def test_what_is_anothers_is_not_there(world: World) -> None:
     assert len((await world.get(job.job_id))["images"]) == 1
 
 
-@pytest.mark.parametrize("path", ["x", "0", "%00", "..%2f..", str(api.some_id())])
+@pytest.mark.parametrize("path", ["x", "0", "%00", "..%2f..", "48c55670-aa42-47d0-a8df-5b71385cae06"])
 async def test_what_is_no_id_is_not_there(world: World, path: str) -> None:
     assert (await world.call("GET", f"/v1/generations/{path}")).status_code == 404
     assert (await world.call("GET", f"/v1/images/{path}")).status_code == 404

@@ -6,6 +6,7 @@ It stands for `pixorly.broker.Publisher` on the one side and for the broker and 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -127,7 +128,7 @@ class Bus:
         copies = 2 if self.world.happens("duplicate") else 1
         for copy in [message, *(Message(message.event, message.queue, message.attempt) for _ in range(copies - 1))]:
             self.messages[copy] = None
-            self.world.clockwork.later(delay_s + self.world.latency(), lambda copy=copy: self._arrive(copy))  # type: ignore[misc]
+            self.world.clockwork.later(delay_s + self.world.latency(), partial(self._arrive, copy))
 
     def _arrive(self, message: Message) -> None:
         if message in self.messages:

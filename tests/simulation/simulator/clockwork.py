@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final, TypeVar
 
+from pixorly.errors import PixorlyError
+
 _T = TypeVar("_T")
 TRACE_LINES: Final = 120
 
@@ -45,7 +47,7 @@ class Task:
     epoch: int = 0
     ended: bool = False
     result: Any = None
-    error: BaseException | None = None
+    error: PixorlyError | Gone | None = None
     waiting: list[tuple["Task", int]] = field(default_factory=list)
 
 
@@ -249,9 +251,7 @@ class Clockwork:
         except StopIteration as end:
             task.result = end.value
             self._end(task)
-        except Exception as error:
-            if not task.waiting and task.process is not None and not getattr(error, "code", None):
-                raise
+        except PixorlyError as error:
             task.error = error
             self._end(task)
         finally:
@@ -278,14 +278,14 @@ class Clockwork:
         return [f"{at_s:9.3f}  {who:<12} {what}" for at_s, who, what in self.trace]
 
 
-async def gather(clockwork: Clockwork, tasks: list[Task]) -> list[BaseException | None]:
+async def gather(clockwork: Clockwork, tasks: list[Task]) -> list[PixorlyError | None]:
     """Wait for all tasks and return what each raised."""
-    errors: list[BaseException | None] = []
+    errors: list[PixorlyError | None] = []
     for task in tasks:
         try:
             await clockwork.join(task)
             errors.append(None)
-        except Exception as error:  # noqa: BLE001 - handed to whoever asked
+        except PixorlyError as error:
             errors.append(error)
     return errors
 

@@ -104,7 +104,7 @@ def _objects(world: "World") -> None:
             recorded.update(dict.fromkeys(row.event.keys.all(), image_id))
             content = bucket.objects.get(row.event.keys.original, b"")
             must(content.decode().rstrip(".") == row.event.sha256, f"image {short(image_id)} has other bytes")
-    found = {key: image_id for key in bucket.objects if (image_id := image_of(key)) is not None}
+    found = {key: of for key in bucket.objects if (of := image_of(key)) is not None}
     if found.keys() > recorded.keys():
         lost = {key for key in found.keys() - recorded.keys() if world.bus.lost_news(job_of(key))}
         found = {key: image_id for key, image_id in found.items() if key not in lost}

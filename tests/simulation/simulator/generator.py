@@ -90,7 +90,7 @@ class Calls:
         """See to it that every call of the job is made and recorded."""
         tasks = [self.running.get((event.job_id, call.call_no)) or self._start(event, call) for call in event.calls]
         errors = await gather(self._world.clockwork, tasks)
-        for kind in (TransientError, OutageError, Held, BaseException):
+        for kind in (TransientError, OutageError, Held, PixorlyError):
             for error in errors:
                 if isinstance(error, kind):
                     raise error
