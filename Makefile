@@ -33,6 +33,11 @@ test: setup ## Run all tests, on real servers of their own
 chaos: setup ## Run the faults, the long ones too: every process killed at every step, every part away
 	@$(PYTEST) tests/chaos
 
+.PHONY: verify
+verify: setup ## Try 10,000 seeds of the simulator, then everything that takes long
+	@SEEDS=10000 $(PYTEST) tests/simulation -n auto --maxprocesses 4
+	@$(PYTEST) -m long
+
 .PHONY: test-unit
 test-unit: setup ## Run the tests that need no servers
 	@$(PYTEST) tests/unit tests/contracts tests/architecture

@@ -133,7 +133,7 @@ def events_doc() -> str:
         "",
         "Every event goes to the topic exchange `pixorly.events` under its type. The body is JSON. AMQP properties:",
         "`message_id` is the event's id, `type` its type, `correlation_id` the job's id, `timestamp` and delivery mode",
-        "persistent. Headers: `traceparent`, `pixorly-schema`, `pixorly-attempt` (on a retry) and the CloudEvents",
+        "persistent. Headers: `traceparent`, `pixorly-schema`, `pixorly-attempt` and the CloudEvents",
         "attributes as `cloudEvents_*`. Readers ignore fields that they do not know.",
         "",
         "Every event carries `event_id`, `occurred_at`, `job_id` and `user_id`.",

@@ -181,7 +181,9 @@ async def _delete(connection: Connection, event_ids: Sequence[UUID]) -> None:
 async def _postpone(connection: Connection, event_ids: Sequence[UUID]) -> None:
     if event_ids:
         await connection.execute(
-            "update outbox set due_at = now() + make_interval(secs => $2) where event_id = any($1::uuid[])",
+            # Spread, so that what can never be sent does not stay at the front of the order.
+            """update outbox set due_at = now() + make_interval(secs => $2 * (0.5 + random()))
+               where event_id = any($1::uuid[])""",
             list(event_ids),
             _AGAIN_AFTER_S,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from pixorly.errors import OutageError
-from pixorly.events import Event
+from pixorly.events import EVENTS, Event
 from pixorly.topology import PUBLISHES, QUEUES, REPEATS
 from simulator.clockwork import Process
 from simulator.violation import must
@@ -81,9 +81,11 @@ class Bus:
         Raises:
             OutageError: RabbitMQ did not take it, or perhaps did.
         """
-        queues = [queue.name for queue in QUEUES if type(event) in queue.events]
         self._may_publish(event)
-        await self._send(f"publish {told(event)}", [Message(event, queue) for queue in queues])
+        # What is delivered is what can be read from the wire.
+        read = EVENTS[event.type].model_validate_json(event.to_json())
+        queues = [queue.name for queue in QUEUES if type(event) in queue.events]
+        await self._send(f"publish {told(event)}", [Message(read, queue) for queue in queues])
 
     def _may_publish(self, event: Event) -> None:
         process = self.world.clockwork.running().process

@@ -12,7 +12,7 @@ from pixorly.events import Event, JobCreated, JobSettled, JobStarted, PlannedCal
 from pixorly.topology import LADDER_S
 from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS
 from pixorly_generator.results import results
-from pixorly_generator.staging import StagedImage
+from pixorly_generator.staging import StagedImage, staged_from_json
 from simulator.bus import short
 from simulator.clockwork import Process, Task, gather, insist
 from simulator.database import Database, Outbox, Transaction
@@ -35,7 +35,7 @@ class CallRow:
     owner: Owner | None = None
     leased_until_s: float = 0.0
     retry_at_s: float | None = None
-    images: tuple[StagedImage, ...] = ()
+    images: tuple[dict[str, Any], ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -123,7 +123,7 @@ class Calls:
             raise Held
         again = row.state != "open" and not self._world.broken("buys again")
         if again or event.deadline <= self._world.now(self._process):
-            transaction.append(*results(event, event.model, row.images, row.failures))
+            transaction.append(*results(event, event.model, staged_from_json(row.images), row.failures))
             return None
         if theirs and row.owner:
             self._world.provider.note_takeover(row.owner, key)
@@ -194,7 +194,9 @@ class Calls:
             self._world.note("a result came too late")
         if row.state != "open" and not self._world.broken("records unconditionally"):
             return False
-        self._tables.calls[key] = CallRow(state, row.attempts, images=tuple(images), failures=dict(failures))
+        self._tables.calls[key] = CallRow(
+            state, row.attempts, images=tuple(image.as_json() for image in images), failures=dict(failures)
+        )
         return True
 
     async def _reopen(self, attempt: _Attempt, error: TransientError | OutageError) -> None:

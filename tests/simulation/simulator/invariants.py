@@ -45,6 +45,7 @@ class Invariants:
         self._if_changed("api", self._states_only_move_forward)
         self._if_changed("ledger", self._books_balance)
         self._if_changed("generator", self._results_stay)
+        self._each_charge_has_a_job()
         self._nothing_is_bought_twice()
         self._somebody_is_at_each_open_slot()
         self._every_object_is_explained()
@@ -107,6 +108,12 @@ class Invariants:
                 account.balance_credits == of_user[account.user_id], f"the balance of {account.user_id} is not its sum"
             )
         self._storage_adds_up()
+
+    def _each_charge_has_a_job(self) -> None:
+        world = self._world
+        for charge in world.ledger.open_charges():
+            known = charge.job_id in world.api.jobs or world.excused("a charge that its job forgot")
+            must(known, f"{short(charge.job_id)} is charged, and its job is forgotten")
 
     def _storage_adds_up(self) -> None:
         ledger = self._world.ledger
