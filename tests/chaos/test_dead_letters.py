@@ -19,7 +19,7 @@ from pixorly.events import ImageParams, JobCreated, PlannedCall, utcnow
 from pixorly.outcomes import OUTCOMES
 from pixorly.topology import DEAD_EXCHANGE, EVENTS_EXCHANGE, QUEUES
 
-pytestmark = [pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 GENERATE = "generator.generate_image"
 ONE = "google/gemini-3.1-flash-image"

@@ -21,7 +21,7 @@ from PIL import Image
 from raw_server import Answer, RawServer, endless, http, raw_server
 from stack import Stack
 
-pytestmark = [pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 ONE = "google/gemini-3.1-flash-image"
 FOUR = "openai/gpt-image-2"

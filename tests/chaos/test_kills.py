@@ -18,9 +18,11 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     )
 
 
-@pytest.mark.parametrize(
-    "victim", ["generator", "uploader", "ledger", "api-worker", "api", "rabbitmq", "postgres", "s3"]
-)
+IN_SHORT = ("generator", "ledger", "rabbitmq")
+REST = ("uploader", "api-worker", "api", "postgres", "s3")
+
+
+@pytest.mark.parametrize("victim", [*IN_SHORT, *(pytest.param(name, marks=pytest.mark.long) for name in REST)])
 async def test_a_killed_process_loses_nothing_and_charges_nobody(chaos: Stack, victim: str) -> None:
     await chaos.ready()
     _, key = await chaos.user(amount_credits=1000)
