@@ -1,6 +1,7 @@
 """The mechanism of delivery on a real RabbitMQ: what a handler raises decides what becomes of its message."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from uuid import UUID
 
 import aio_pika
 import pytest
+
 from pixorly.broker import Publisher
 from pixorly.delivery import Consumer, Delivery, Fail, Following, Held, Subscription
 from pixorly.errors import ContentRejected, NoImage, OutageError, ProviderUnavailable
@@ -134,7 +136,7 @@ async def test_three_retries_come_after_two_four_and_eight_seconds(bench: Bench)
         await bench.publisher.publish(image_generated())
         await until(lambda: len(upload.calls) == 4)
         times = [at for at, _, _ in upload.calls]
-        delays = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        delays = [later - earlier for earlier, later in itertools.pairwise(times)]
         await until(lambda: sum(isinstance(event, JobRetrying) for event in bench.news) == 3)
 
     assert [attempt for _, attempt, _ in upload.calls] == [1, 2, 3, 4]
