@@ -20,6 +20,11 @@ from pixorly_stack.cli import app
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(300)]
 
 
+def hears_ctrl_c() -> None:
+    """Undo what a shell does to a command in the background: it has it ignore Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def client(stack: Stack) -> Pixorly:
     return Pixorly(stack.dev["api_key"], stack.dev["api_url"], trust_env=False)
 
@@ -72,7 +77,14 @@ def test_a_refused_request_exits_with_two_and_costs_nothing(stack: Stack, words:
 def test_ctrl_c_leaves_the_job_running(stack: Stack, tmp_path: Path) -> None:
     environment = {**os.environ, "PIXORLY_DIR": str(stack.folder)}
     words = [PIXORLY, "generate", "a fox", "--size", "2048", "-n", "4", "--out", str(tmp_path)]
-    process = subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        words,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=hears_ctrl_c,
+    )
     assert process.stdout is not None
     assert "pending" in process.stdout.readline()
 
@@ -201,7 +213,8 @@ def test_the_demo_uses_the_stack_that_runs_and_leaves_it_running(stack: Stack, t
 def test_the_demo_stops_what_it_started(tmp_path: Path, sig: signal.Signals | None) -> None:
     own = Stack(tmp_path / ".pixorly")
     environment = {**os.environ, "PIXORLY_DIR": str(own.folder)}
-    process = subprocess.Popen([PIXORLY, "demo", "--out", str(tmp_path / "out")], env=environment, text=True)
+    words = [PIXORLY, "demo", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(words, env=environment, text=True, preexec_fn=hears_ctrl_c)
     state = own.folder / "state.json"
     if sig is not None:
         while not (state.exists() and any(row["pid"] for row in json.loads(state.read_text())["rows"])):

@@ -49,6 +49,7 @@ def large() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the peak of a process")
 def test_memory_is_bounded_whatever_comes(tmp_path: Path) -> None:
     hostile = {name: data for name, (data, _) in bad().items()}

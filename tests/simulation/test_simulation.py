@@ -12,8 +12,15 @@ from simulator.simulation import Finding, simulate
 
 SEEDS: Final = int(os.environ.get("SEEDS", "500"))
 CHUNK: Final = 50
-REGRESSIONS: Final[tuple[int, ...]] = ()
-"""Seeds that failed once."""
+REGRESSIONS: Final = (
+    151,  # a deletion that fails four times ends in the dead queue
+    628,  # an intent is forgotten whose charge stands, since the repeat did not reach the ledger
+    4879,  # PostgreSQL is away for longer than a lease, and the call of a living generator is taken over
+    5913,  # image.generated is purged from api.follow_job, the job meets its deadline, and its object stays
+    6081,  # the same
+    7884,  # as 4879
+)
+"""Seeds that failed once. What they showed is excused as long as it stands in docs/guarantees.md; see `--strict`."""
 
 FLAWS: Final = (
     "no outbox",
