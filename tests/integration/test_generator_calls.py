@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -25,7 +25,7 @@ from pixorly.errors import (
 )
 from pixorly.events import Event, ImageFailed, ImageGenerated, ImageParams, JobCreated, JobStarted, utcnow
 from pixorly.ids import new_id
-from pixorly.outbox import Bus, Outbox
+from pixorly.outbox import Bus, Outbox, Transaction
 from pixorly_generator.calls import Calls
 from pixorly_generator.providers import GeneratedImage, ImageProvider, ProviderAnswer, ProviderRequest
 from pixorly_generator.upstream import Upstream
@@ -220,14 +220,18 @@ async def test_losing_the_broker_in_mid_call_makes_no_second_call(make: Make) ->
     assert len(await settled(generator.bus, ImageGenerated, 1)) == 1
 
 
-async def test_a_dead_process_is_taken_over_when_its_lease_ran_out(make: Make) -> None:
-    dead, heir = await make(Provider(gate=asyncio.Event()), lease_s=1.5), await make()
+async def test_a_dead_process_is_taken_over_at_the_second_look_after_its_lease_ran_out(make: Make) -> None:
+    dead, heir = await make(Provider(gate=asyncio.Event()), lease_s=1.5), await make(lease_s=2)
     event = job()
     making = asyncio.create_task(dead.calls.make_all(event))
     while not dead.provider.requests:
         await asyncio.sleep(0.01)
     with pytest.raises(Held):
         await heir.calls.make_all(event)
+    await asyncio.sleep(1.7)
+    for _ in range(2):
+        with pytest.raises(Held):
+            await heir.calls.make_all(event)
     await asyncio.sleep(1.7)
     await heir.calls.make_all(event)
     assert len(heir.provider.requests) == 1
@@ -254,6 +258,61 @@ async def test_a_lease_is_renewed_while_its_call_runs(make: Make) -> None:
     renewing.cancel()
 
     assert other.provider.requests == []
+
+
+async def test_an_outage_longer_than_a_lease_takes_no_call_from_a_process_that_lives(make: Make) -> None:
+    cut_off, other = await make(Provider(gate=asyncio.Event()), lease_s=1), await make(lease_s=4)
+    event = job()
+    making = asyncio.create_task(cut_off.calls.make_all(event))
+    # As long as nobody renews, PostgreSQL may as well be away.
+    await asyncio.sleep(1.5)
+    with pytest.raises(Held):
+        await other.calls.make_all(event)
+    renewing = asyncio.create_task(cut_off.calls.renew())
+    await asyncio.sleep(4)
+    with pytest.raises(Held):
+        await other.calls.make_all(event)
+    assert cut_off.provider.gate
+    cut_off.provider.gate.set()
+    await making
+    renewing.cancel()
+
+    assert other.provider.requests == []
+    assert len(await settled(cut_off.bus, ImageGenerated, 1)) == 1
+
+
+class UncertainOutbox(Outbox):
+    """An outbox whose next commits are made, and reported as failed."""
+
+    uncertain = 0
+
+    @override
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        async with super().transaction() as transaction:
+            yield transaction
+        if self.uncertain:
+            self.uncertain -= 1
+            raise OutageError("postgres")
+
+
+async def test_a_result_whose_commit_was_not_confirmed_is_not_late(make: Make, database_url: str) -> None:
+    generator = await make(Provider(gate=asyncio.Event()))
+    database = Database(database_url, max_size=2)
+    await database.open()
+    outbox = UncertainOutbox(database, generator.bus)
+    calls = Calls(outbox, generator.blobs, Upstream({"sandbox": generator.provider}, catalogue.load()))
+    making = asyncio.create_task(calls.make_all(job()))
+    while not generator.provider.requests:
+        await asyncio.sleep(0.01)
+    outbox.uncertain = 1
+    assert generator.provider.gate
+    generator.provider.gate.set()
+    await making
+    await database.close()
+
+    row = await generator.row("select late, cost_usd, ended_at is not null as ended from attempts")
+    assert tuple(row) == (False, Decimal("0.039"), True)
 
 
 async def test_a_transient_failure_leaves_the_call_open_and_not_before_its_time(make: Make) -> None:

@@ -3,7 +3,9 @@
 Before a call its row is leased, in one transaction with `job.started`; after it one conditional transaction writes the
 result, the cost and the events. Between the two the call runs in a task of its own, which the loss of RabbitMQ does
 not cancel. A finished call, or one whose job is settled, is never made again: a repeated message publishes what is
-recorded. Only a process that dies between the two transactions leaves a call that somebody makes once more.
+recorded. A lease that ran out is taken over on the second look only, so that an outage of PostgreSQL, which keeps all
+from renewing theirs, costs nothing: whoever lives renews first. Only a process that dies or stands still between the
+two transactions leaves a call that somebody makes once more.
 """
 
 import asyncio
@@ -31,7 +33,7 @@ from pixorly.errors import (
 )
 from pixorly.events import Event, JobCreated, JobStarted, PlannedCall, utcnow
 from pixorly.failpoints import failpoint
-from pixorly.outbox import Outbox
+from pixorly.outbox import Outbox, Transaction
 from pixorly.topology import LADDER_S
 from pixorly_generator import store
 from pixorly_generator.providers import ProviderAnswer
@@ -44,7 +46,10 @@ _T = TypeVar("_T")
 
 _MAX_ATTEMPTS: Final = 12
 """A call that killed its process this often is given up, before it empties our account."""
-_RENEW_S: Final = 5.0
+_RENEWAL: Final = 0.25
+"""A lease is renewed after this part of it."""
+_NOTICE: Final = 0.75
+"""A lease that ran out is taken over after this part of another: its owner comes to renew it at least once before."""
 _EARLY_S: Final = 0.5
 _LEASES_AT_ONCE: Final = 8
 """Fewer than there are connections: of a thousand that come together, the last must not give up waiting for one."""
@@ -134,7 +139,7 @@ class Calls:
         """Return the number of the attempt to make; None where there is nothing to do.
 
         Raises:
-            Held: Another process is at it, or its next attempt is not due yet.
+            Held: Another process is at it, or may be, or its next attempt is not due yet.
         """
         async with self._outbox.transaction() as transaction:
             connection = transaction.connection
@@ -146,25 +151,28 @@ class Calls:
             if row.state != "open" or event.deadline <= utcnow():
                 transaction.append(*results(event, row.model, staged_from_json(row.images), row.failures))
                 return None
-            if row.abandoned:
-                TAKEN_OVER.inc()
-                _log.warning("a call is taken over", job_id=str(event.job_id), call_no=call.call_no)
             if row.attempts >= _MAX_ATTEMPTS:
                 transaction.append(*await _give_up(connection, event, call))
                 return None
-            number = await store.lease(connection, event.job_id, call.call_no, self._owner, self._lease_s)
-            model = event.model
-            provider = self._upstream.provider_of(model)
-            await store.begin_attempt(connection, event.job_id, call.call_no, number, provider=provider, model=model)
-            started = JobStarted.of(
-                event.job_id,
-                event.user_id,
-                call_no=call.call_no,
-                attempt=number,
-                provider=provider,
-                model=model,
-            )
-            transaction.append(started)
+            if not row.expired or row.contested:
+                return await self._begin(transaction, event, call, takes_over=row.expired)
+            # PostgreSQL may have been away for as long as the lease held, and its owner be at work all the same.
+            await store.contest_lease(connection, event.job_id, call.call_no, self._lease_s * _NOTICE)
+        raise Held
+
+    async def _begin(self, transaction: Transaction, event: JobCreated, call: PlannedCall, *, takes_over: bool) -> int:
+        """Lease the call, announce its attempt, and return the attempt's number."""
+        if takes_over:
+            TAKEN_OVER.inc()
+            _log.warning("a call is taken over", job_id=str(event.job_id), call_no=call.call_no)
+        connection, model = transaction.connection, event.model
+        number = await store.lease(connection, event.job_id, call.call_no, self._owner, self._lease_s)
+        provider = self._upstream.provider_of(model)
+        await store.begin_attempt(connection, event.job_id, call.call_no, number, provider=provider, model=model)
+        started = JobStarted.of(
+            event.job_id, event.user_id, call_no=call.call_no, attempt=number, provider=provider, model=model
+        )
+        transaction.append(started)
         return number
 
     async def _lock(self, connection: Connection, event: JobCreated, call: PlannedCall) -> store.Call:
@@ -229,7 +237,7 @@ class Calls:
                 images=[image.as_json() for image in brought.images],
                 failures=brought.failures,
             )
-            await store.end_attempt(
+            ended = await store.end_attempt(
                 transaction.connection,
                 *_key(attempt),
                 attempt.number,
@@ -242,7 +250,7 @@ class Calls:
             )
             if open_still:
                 transaction.append(*results(event, brought.model, brought.images, brought.failures))
-        if not open_still:
+        if ended and not open_still:
             LATE.labels(answer.provider).inc()
             _log.warning("an answer came too late", job_id=str(event.job_id), call_no=attempt.call.call_no)
 
@@ -310,14 +318,16 @@ class Calls:
 
     async def renew(self) -> None:
         """Renew the leases of this process, for ever."""
+        every_s = self._lease_s * _RENEWAL
         while True:
-            await asyncio.sleep(min(_RENEW_S, self._lease_s / 4))
+            await asyncio.sleep(every_s)
             if not self._running:
                 continue
             try:
-                async with self._outbox.transaction() as transaction:
+                # A connection that hangs must not use up the notice that comes after an outage.
+                async with asyncio.timeout(every_s), self._outbox.transaction() as transaction:
                     await store.renew_leases(transaction.connection, self._owner, self._lease_s)
-            except OutageError:
+            except (OutageError, TimeoutError):
                 _log.warning("leases could not be renewed", held=len(self._running))
 
     async def drain(self, grace_s: float) -> None:

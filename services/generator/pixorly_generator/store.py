@@ -19,7 +19,8 @@ class Call:
         images: What `staging.StagedImage` is as JSON.
         failures: The code by index of each slot that got no image.
         held: Whether another owner's lease on it is running.
-        abandoned: Whether another owner's lease on it ran out.
+        expired: Whether another owner's lease on it ran out.
+        contested: Whether somebody has noticed already that it ran out.
         early: Whether the ladder has not come to its next attempt yet.
     """
 
@@ -29,7 +30,8 @@ class Call:
     images: list[dict[str, Any]]
     failures: dict[str, str]
     held: bool
-    abandoned: bool
+    expired: bool
+    contested: bool
     early: bool
 
 
@@ -53,7 +55,7 @@ async def lock_call(
     row = await connection.fetchrow(
         """select state, attempts, model, images, failures,
                   coalesce(owner <> $3 and leased_until > now(), false) as held,
-                  coalesce(owner <> $3 and leased_until <= now(), false) as abandoned,
+                  coalesce(owner <> $3 and leased_until <= now(), false) as expired, contested,
                   coalesce(retry_at > now(), false) as early
            from calls where job_id = $1 and call_no = $2 for update""",
         job_id,
@@ -68,7 +70,7 @@ async def lock_call(
 async def lease(connection: Connection, job_id: UUID, call_no: int, owner: UUID, lease_s: float) -> int:
     """Reserve an open call and return the number of the attempt that begins."""
     attempt: int = await connection.fetchval(
-        """update calls set owner = $3, leased_until = now() + make_interval(secs => $4),
+        """update calls set owner = $3, leased_until = now() + make_interval(secs => $4), contested = false,
                             attempts = attempts + 1, retry_at = null, code = null
            where job_id = $1 and call_no = $2 and state = 'open' returning attempts""",
         job_id,
@@ -77,6 +79,17 @@ async def lease(connection: Connection, job_id: UUID, call_no: int, owner: UUID,
         lease_s,
     )
     return attempt
+
+
+async def contest_lease(connection: Connection, job_id: UUID, call_no: int, notice_s: float) -> None:
+    """Give the owner of an expired lease a while to renew it."""
+    await connection.execute(
+        """update calls set leased_until = now() + make_interval(secs => $3), contested = true
+           where job_id = $1 and call_no = $2""",
+        job_id,
+        call_no,
+        notice_s,
+    )
 
 
 async def begin_attempt(
@@ -108,12 +121,12 @@ async def end_attempt(
     cost_usd: Decimal | None = None,
     generation_id: str | None = None,
     usage: Mapping[str, Any] | None = None,
-) -> None:
-    """Record how a provider call ended and what it cost."""
-    await connection.execute(
+) -> bool:
+    """Record how a provider call ended and what it cost, and return whether that was news."""
+    found = await connection.fetchval(
         """update attempts set ended_at = now(), code = $4, late = $5, model = coalesce($6, model), cost_usd = $7,
                                generation_id = $8, usage = $9
-           where job_id = $1 and call_no = $2 and attempt = $3""",
+           where job_id = $1 and call_no = $2 and attempt = $3 and ended_at is null returning true""",
         job_id,
         call_no,
         attempt,
@@ -124,12 +137,14 @@ async def end_attempt(
         generation_id,
         dict(usage or {}),
     )
+    return bool(found)
 
 
 async def renew_leases(connection: Connection, owner: UUID, lease_s: float) -> int:
     """Prolong all leases of a process, and return how many it holds."""
     status = await connection.execute(
-        "update calls set leased_until = now() + make_interval(secs => $2) where owner = $1 and state = 'open'",
+        """update calls set leased_until = now() + make_interval(secs => $2), contested = false
+           where owner = $1 and state = 'open'""",
         owner,
         lease_s,
     )

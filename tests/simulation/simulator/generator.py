@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 from pixorly.delivery import Fail, Held
 from pixorly.errors import InvalidImage, OutageError, PixorlyError, StorageUnavailable, TransientError
 from pixorly.events import Event, JobCreated, JobSettled, JobStarted, PlannedCall
 from pixorly.topology import LADDER_S
-from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS
+from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS, _NOTICE
 from pixorly_generator.results import results
 from pixorly_generator.staging import StagedImage, staged_from_json
 from simulator.bus import short
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Owner = tuple[Process, int]
 """A process in one of its lives."""
+_CONTESTED: Final = 0
+"""Stands for the number of an attempt that is not made yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class CallRow:
     attempts: int = 0
     owner: Owner | None = None
     leased_until_s: float = 0.0
+    contested: bool = False
     retry_at_s: float | None = None
     images: tuple[dict[str, Any], ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -110,10 +113,13 @@ class Calls:
 
     async def _lease(self, event: JobCreated, call: PlannedCall) -> int | None:
         what = f"leases {short(event.job_id)}, call {call.call_no}"
-        return await self.outbox.transaction(what, partial(self._lease_in, event, call))
+        number = await self.outbox.transaction(what, partial(self._lease_in, event, call))
+        if number == _CONTESTED:
+            raise Held
+        return number
 
     def _lease_in(self, event: JobCreated, call: PlannedCall, transaction: Transaction) -> int | None:
-        """Mirrors the transaction in `Calls._lease`, and `store.lock_call` and `store.lease`."""
+        """Mirrors the transaction in `Calls._lease` and `_begin`, and what they ask of the store."""
         key, now_s = (event.job_id, call.call_no), self._world.clockwork.now_s
         if event.job_id in self._tables.settled:
             return None
@@ -125,14 +131,22 @@ class Calls:
         if again or event.deadline <= self._world.now(self._process):
             transaction.append(*results(event, event.model, staged_from_json(row.images), row.failures))
             return None
-        if theirs and row.owner:
-            self._world.provider.note_takeover(row.owner, key)
         if row.attempts >= _MAX_ATTEMPTS:
             transaction.append(*self._give_up(event, call, "internal_error"))
             return None
+        if theirs and not row.contested:
+            self._tables.calls[key] = replace(row, leased_until_s=now_s + LEASE_S * _NOTICE, contested=True)
+            return _CONTESTED
+        if theirs and row.owner:
+            self._world.provider.note_takeover(row.owner, key)
         number = row.attempts + 1
         self._tables.calls[key] = replace(
-            row, owner=self._owner, leased_until_s=now_s + LEASE_S, attempts=number, retry_at_s=None
+            row,
+            owner=self._owner,
+            leased_until_s=now_s + LEASE_S,
+            contested=False,
+            attempts=number,
+            retry_at_s=None,
         )
         started = JobStarted.of(
             event.job_id,
@@ -252,7 +266,7 @@ class Calls:
             until_s = self._world.clockwork.now_s + LEASE_S
             for key, row in list(self._tables.calls.items()):
                 if row.owner == self._owner and row.state == "open":
-                    self._tables.calls[key] = replace(row, leased_until_s=until_s)
+                    self._tables.calls[key] = replace(row, leased_until_s=until_s, contested=False)
 
     async def _insist(self, action: Any) -> Any:
         async def pause() -> None:
