@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from api_world import World, open_world
 
-from pixorly.errors import OutageError
+from pixorly.errors import InsufficientCredits, OutageError
 from pixorly_api.errors import LedgerUnreached
 
 
@@ -119,6 +119,27 @@ async def test_a_ledger_that_never_heard_of_it_leaves_nothing(world: World) -> N
     assert (await world.create(headers=key())).status_code == 503
     assert await count(world, "jobs") == 0
     assert await count(world, "idempotency_keys") == 0
+
+
+async def test_a_charge_whose_repeat_does_not_reach_the_ledger_is_not_forgotten(world: World) -> None:
+    world.ledger.after.append(OutageError("ledger"))
+    assert (await world.create(headers=key())).status_code == 503
+    world.ledger.before.append(LedgerUnreached("away"))
+    assert (await world.create(headers=key())).status_code == 503
+    assert (await world.create(headers=key())).status_code == 202
+    assert world.ledger.balances["demo"] == 995
+    assert await count(world, "jobs") == 1
+
+
+async def test_a_refusal_after_a_lost_answer_has_the_charge_voided_and_frees_the_key(world: World) -> None:
+    world.ledger.after.append(OutageError("ledger"))
+    assert (await world.create(headers=key())).status_code == 503
+    world.ledger.before.append(InsufficientCredits(needed_credits=5, available_credits=0))
+    assert (await world.create(headers=key())).status_code == 402
+    assert (await world.sql("select status from jobs"))["status"] == "abandoned"
+    assert (await world.create(headers=key())).status_code == 202
+    assert await world.sweeper.void() == 1
+    assert world.ledger.balances["demo"] == 995
 
 
 async def test_an_intent_is_nobodys_job(world: World) -> None:

@@ -34,8 +34,10 @@ async def test_a_deadline_fails_what_is_open_and_keeps_what_is_there(world: Worl
     await world.sql("update jobs set deadline = now() - interval '1 s'")
     assert await world.sweeper.expire() == 1
     assert await world.sweeper.expire() == 0
-    ended, deletion = await world.published()
-    assert (ended.type, deletion.type, deletion.image_id) == ("job.completed", "image.deleted", job.image_ids[1])
+    ended, *deletions = await world.published()
+    assert ended.type == "job.completed"
+    # Of the third, too: it may have been stored, and the news of it lost.
+    assert {event.image_id for event in deletions} == set(job.image_ids[1:])
     read = await world.get(job.job_id)
     assert [failure["code"] for failure in read["failures"]] == ["deadline_exceeded"] * 2
     assert read["credits_refunded"] == 10
@@ -66,7 +68,7 @@ async def test_several_sweepers_share_the_work(world: World) -> None:
     await world.sql("update jobs set deadline = now() - interval '1 s'")
     found = await asyncio.gather(*(world.sweeper.expire() for _ in range(4)))
     assert sum(found) == 10
-    assert len(await world.published()) == len(jobs)
+    assert len([event for event in await world.published() if event.type == "job.failed"]) == len(jobs)
 
 
 async def test_a_job_that_was_left_unsettled_is_settled(world: World) -> None:

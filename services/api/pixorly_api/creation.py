@@ -6,7 +6,7 @@ after a minute the sweeper abandons it and voids its charge. A refusal stores no
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -181,14 +181,18 @@ class Creation:
             charge = await self._ledger.charge(intent.job_id, intent.user_id, intent.amount_credits, images)
             failpoint("intent.charged")
             return await self._promise(intent, charge)
+        except LedgerUnreached:
+            # An earlier request may have had it charged, so that only a new intent may be forgotten.
+            await self._put_down(intent, store.release_intent if intent.tried else store.forget_intent)
+            raise
         except (ChargeVoided, OutageError) as error:
-            await self._put_down(intent, forget=isinstance(error, LedgerUnreached))
+            await self._put_down(intent, store.release_intent)
             raise _later(error) from error
         except UserError:
-            await self._put_down(intent, forget=True)
+            await self._put_down(intent, store.abandon_intent if intent.tried else store.forget_intent)
             raise
         except asyncio.CancelledError:
-            await self._put_down(intent, forget=False)
+            await self._put_down(intent, store.release_intent)
             raise
 
     async def _promise(self, intent: Intent, charge: Charge) -> Created:
@@ -210,14 +214,11 @@ class Creation:
             raise ChargeVoided
         return Created(await self._read(intent.user_id, intent.job_id), replayed=True)
 
-    async def _put_down(self, intent: Intent, *, forget: bool) -> None:
+    async def _put_down(self, intent: Intent, how: Callable[[Connection, UUID], Awaitable[None]]) -> None:
         """Let go of an intent; if we can't, the sweeper will."""
         with suppress(OutageError):
             async with self._database.connection() as connection:
-                if forget:
-                    await store.forget_intent(connection, intent.job_id)
-                else:
-                    await store.release_intent(connection, intent.job_id)
+                await how(connection, intent.job_id)
 
     async def _read(self, user_id: str, job_id: UUID) -> Record:
         async with self._database.connection() as connection:

@@ -165,7 +165,9 @@ def unwanted(before: Slot, after: Slot, event: Event | None) -> str | None:
     if after.state != "failed":
         return None
     told_late = before.state == "failed" and isinstance(event, ImageGenerated | ImageUploaded)
-    return "failed" if told_late or before.state == "generated" else None
+    # Without an event nobody asked the workers: the news of what they stored may have been lost on its way.
+    untold = event is None and before.state == "pending"
+    return "failed" if told_late or untold or before.state == "generated" else None
 
 
 def follow(job: Job, now: datetime, *, event: Event) -> Step:

@@ -32,7 +32,11 @@ _IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, original_key
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A job that was asked for and is not promised yet."""
+    """A job that was asked for and is not promised yet.
+
+    Attributes:
+        tried: Whether an earlier request drove it, too, and may have had it charged.
+    """
 
     job_id: UUID
     user_id: str
@@ -46,6 +50,7 @@ class Intent:
     body_hash: bytes
     trace_id: str | None = None
     fallback_models: tuple[str, ...] = ()
+    tried: bool = False
 
     @property
     def amount_credits(self) -> int:
@@ -234,7 +239,7 @@ def _intent(row: asyncpg.Record) -> Intent:
     fields["image_ids"] = tuple(fields["image_ids"])
     fields["fallback_models"] = tuple(fields["fallback_models"])
     fields["calls"] = tuple(PlannedCall.model_validate(call) for call in fields["calls"])
-    return Intent(**fields)
+    return Intent(**fields, tried=True)
 
 
 async def release_intent(connection: Connection, job_id: UUID) -> None:
@@ -242,8 +247,15 @@ async def release_intent(connection: Connection, job_id: UUID) -> None:
     await connection.execute("update jobs set claimed_until = now() where job_id = $1 and status = 'intent'", job_id)
 
 
+async def abandon_intent(connection: Connection, job_id: UUID) -> None:
+    """Give up an intent of which it is not known whether it is charged: its charge is voided, its key is free."""
+    await connection.execute(
+        "update jobs set status = 'abandoned', version = version + 1 where job_id = $1 and status = 'intent'", job_id
+    )
+
+
 async def forget_intent(connection: Connection, job_id: UUID) -> None:
-    """Delete an intent that was refused, and free its key."""
+    """Delete an intent that was never charged, and free its key."""
     await connection.execute(
         """with gone as (delete from jobs where job_id = $1 and status = 'intent' returning job_id, user_id)
            delete from idempotency_keys k using gone where k.user_id = gone.user_id and k.job_id = gone.job_id""",

@@ -141,3 +141,7 @@ async def delete_image(uploader: Uploader, event: ImageDeleted, _: Delivery) -> 
     if keys := sorted({*found, *own}):
         await uploader.blobs.delete(keys)
     await uploader.ledger.release([event.image_id])
+
+
+async def leave_image(_: ImageDeleted, __: Fail) -> None:
+    """Leave a deletion that fails again and again to the api, which says it again until the storage is released."""

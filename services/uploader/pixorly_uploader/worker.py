@@ -28,7 +28,11 @@ def subscriptions(uploader: Uploader) -> list[Subscription]:
             on_failure=handlers.fail_image,
             stage="upload",
         ),
-        Subscription(queue=queue_named("uploader.delete_image"), handler=partial(handlers.delete_image, uploader)),
+        Subscription(
+            queue=queue_named("uploader.delete_image"),
+            handler=partial(handlers.delete_image, uploader),
+            on_failure=handlers.leave_image,
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Replay one seed with its whole trace: `python -m simulator SEED [--strict] [--flaw FLAW]`."""
+"""Replay one seed with its whole trace: `python -m simulator SEED [--flaw FLAW]`."""
 
 import argparse
 
@@ -6,7 +6,6 @@ from simulator.simulation import simulate
 
 parser = argparse.ArgumentParser(prog="simulator", description=__doc__)
 parser.add_argument("seed", type=int)
-parser.add_argument("--strict", action="store_true", help="count what is known not to hold, too")
 parser.add_argument("--flaw", help="break a rule on purpose; test_simulation.FLAWS names them")
 given = parser.parse_args()
-print(simulate(given.seed, given.flaw, strict=given.strict, whole_trace=True))  # noqa: T201 - a command
+print(simulate(given.seed, given.flaw, whole_trace=True))  # noqa: T201 - a command

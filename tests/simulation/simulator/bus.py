@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 from pixorly.errors import OutageError
 from pixorly.events import EVENTS, Event
@@ -194,12 +193,6 @@ class Bus:
             del self.messages[message]
         self._waiting[queue].clear()
         self.world.clockwork.tell_of("rabbitmq", f"somebody purges {queue}: {len(gone)} messages")
-
-    def lost_news(self, job_id: UUID) -> bool:
-        """Tell whether the api may never have heard what was done for a job: purged, or put aside for a person."""
-        aside = (message for message, _ in self.dead if message.queue == "api.follow_job")
-        lost = self.purged or any(message.event.job_id == job_id for message in aside)
-        return lost and self.world.excused("news that never reaches the api")
 
     def back(self) -> None:
         """Hand out what waits, after an outage."""

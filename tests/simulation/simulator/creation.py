@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 from uuid import UUID
 
 from pixorly.catalogue import Model
@@ -98,7 +98,7 @@ class Creation:
         if row.claimed_until_s > now_s:
             raise IdempotencyInProgress
         self._tables.jobs[row.intent.job_id] = replace(row, claimed_until_s=now_s + _WINDOWS.claim_s)
-        return row.intent
+        return replace(row.intent, tried=True)
 
     def _intent(self, order: Order) -> Intent:
         return Intent(
@@ -121,11 +121,14 @@ class Creation:
         try:
             charged = await self._line.call(f"charge {short(intent.job_id)}", lambda ledger: ledger.charge(request))
             return await self._promise(intent, charged)
+        except LedgerUnreached:
+            await self._put_down(intent, "release" if intent.tried else "forget")
+            raise
         except (ChargeVoided, OutageError) as error:
-            await self._put_down(intent, forget=isinstance(error, LedgerUnreached))
+            await self._put_down(intent, "release")
             raise OutageError("api") from error
         except UserError:
-            await self._put_down(intent, forget=True)
+            await self._put_down(intent, "abandon" if intent.tried else "forget")
             raise
 
     async def _promise(self, intent: Intent, charged: Charged) -> UUID:
@@ -175,15 +178,18 @@ class Creation:
             slots=tuple(Slot(index, image_id) for index, image_id in enumerate(intent.image_ids)),
         )
 
-    async def _put_down(self, intent: Intent, *, forget: bool) -> None:
-        """Mirrors `store.forget_intent` and `store.release_intent`; if it can't, the sweeper will."""
+    async def _put_down(self, intent: Intent, how: Literal["release", "abandon", "forget"]) -> None:
+        """Mirrors `store.release_intent`, `abandon_intent` and `forget_intent`; if it can't, the sweeper will."""
 
         def put_down(_: Transaction) -> None:
             row = self._tables.jobs.get(intent.job_id)
             if row is None or row.status != "intent":
                 return
-            if not forget:
+            if how == "release":
                 self._tables.jobs[intent.job_id] = replace(row, claimed_until_s=self._world.clockwork.now_s)
+                return
+            if how == "abandon":
+                self._tables.jobs[intent.job_id] = replace(row, status="abandoned")
                 return
             del self._tables.jobs[intent.job_id]
             for key, (job_id, _hash) in list(self._tables.keys.items()):
@@ -191,6 +197,6 @@ class Creation:
                     del self._tables.keys[key]
 
         try:
-            await self._outbox.transaction(f"{'forgets' if forget else 'puts down'} {short(intent.job_id)}", put_down)
+            await self._outbox.transaction(f"{how}s {short(intent.job_id)}", put_down)
         except OutageError:
             return

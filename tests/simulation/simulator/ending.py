@@ -8,7 +8,7 @@ from pixorly_api import lifecycle
 from pixorly_api.lifecycle import Job
 from simulator.bus import short
 from simulator.clients import Clients
-from simulator.invariants import image_of, job_of
+from simulator.invariants import image_of
 from simulator.violation import must
 
 if TYPE_CHECKING:
@@ -105,9 +105,6 @@ def _objects(world: "World") -> None:
             content = bucket.objects.get(row.event.keys.original, b"")
             must(content.decode().rstrip(".") == row.event.sha256, f"image {short(image_id)} has other bytes")
     found = {key: of for key in bucket.objects if (of := image_of(key)) is not None}
-    if found.keys() > recorded.keys():
-        lost = {key for key in found.keys() - recorded.keys() if world.bus.lost_news(job_of(key))}
-        found = {key: image_id for key, image_id in found.items() if key not in lost}
     must(
         found == recorded,
         f"objects without a record: {found.keys() - recorded.keys()}; "
@@ -124,10 +121,7 @@ def _objects(world: "World") -> None:
 
 def _dead_letters(world: "World") -> None:
     for message, reason in world.bus.dead:
-        # A deletion whose ladder is used up stands in the api's table all the same, which has it said again.
-        tried = message.queue == "uploader.delete_image" and reason == "storage_unavailable"
-        tried = tried and world.excused("a deletion in the dead queue")
-        must(tried or reason in {"Bug", "delivery limit"}, f"{message} was put aside: {reason}")
+        must(reason in {"Bug", "delivery limit"}, f"{message} was put aside: {reason}")
 
 
 def note_what_came(world: "World", clients: Clients) -> None:

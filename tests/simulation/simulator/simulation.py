@@ -44,7 +44,6 @@ def simulate(
     flaw: str | None = None,
     *,
     weather: Weather | None = None,
-    strict: bool = False,
     whole_trace: bool = False,
 ) -> Finding:
     """Run the world of a seed to its end.
@@ -53,10 +52,9 @@ def simulate(
         seed: Decides everything.
         flaw: A rule to be broken on purpose.
         weather: The faults; those of the seed where it is left out.
-        strict: Whether what is known not to hold counts, too.
         whole_trace: Whether to keep the whole trace.
     """
-    world = World(seed, flaw, weather, strict=strict, keep=None if whole_trace else TRACE_LINES)
+    world = World(seed, flaw, weather, keep=None if whole_trace else TRACE_LINES)
     clients = Clients(world)
     invariants = Invariants(world)
     world.clockwork.after = invariants.check

@@ -27,7 +27,7 @@ def boot(world: "World", process: Process) -> None:
     store = Store(world)
     for subscription in (
         Subscription("uploader.store_image", store.store_image, "upload", handlers.fail_image),
-        Subscription("uploader.delete_image", store.delete_image),
+        Subscription("uploader.delete_image", store.delete_image, on_failure=handlers.leave_image),
     ):
         Worker(world, process, subscription).listen()
 

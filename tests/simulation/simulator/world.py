@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from pixorly.topology import DELIVERY_LIMIT
+from pixorly_generator.calls import _NOTICE
 from pixorly_ledger.books import Book
 from pixorly_ledger.rows import Account, GrantRequest
 from pixorly_ledger.settings import Plan
@@ -42,7 +43,6 @@ class World:
         seed: Decides everything that is left to chance.
         flaw: Which rule is broken on purpose, to see that it is noticed.
         weather: The faults; those of the seed where it is left out.
-        strict: Whether what is known not to hold counts, too: see `excused`.
         keep: How many lines of the trace to keep; None keeps all.
 
     Attributes:
@@ -58,12 +58,10 @@ class World:
         flaw: str | None = None,
         weather: Weather | None = None,
         *,
-        strict: bool = False,
         keep: int | None = TRACE_LINES,
     ) -> None:
         self.clockwork = Clockwork(seed, keep)
         self._flaw = flaw
-        self._strict = strict
         self.calm = False
         self.seen: set[str] = set()
         self.dirty = True
@@ -167,21 +165,9 @@ class World:
         """Tell whether this rule is broken on purpose."""
         return self._flaw == flaw
 
-    def excused(self, what: str) -> bool:
-        """Excuse what is known not to hold, by the words that `docs/guarantees.md` has for it."""
-        self.note(f"excused: {what}")
-        return not self._strict
-
     def could_not_renew(self, process: Process) -> bool:
-        """Tell whether a process of the generator may have been kept from renewing its leases until they ran out."""
-        longest_s = LEASE_S - 2 * RENEW_S
-        if process.frozen_s > longest_s:
-            return True
-        outages = (outage for outage in self.weather.outages if outage.part == "postgres:generator")
-        was_away = any(
-            outage.until_s - outage.from_s > longest_s and outage.from_s < self.clockwork.now_s for outage in outages
-        )
-        return was_away and self.excused("a lease that PostgreSQL outlasts")
+        """Tell whether a process of the generator may have stood still until its leases were taken over."""
+        return process.frozen_s > LEASE_S * _NOTICE - RENEW_S
 
     def note(self, what: str) -> None:
         """Note that something came to pass."""

@@ -252,6 +252,12 @@ def test_a_job_is_expired_at_its_deadline_and_not_before() -> None:
     assert lifecycle.expire(job, job.deadline).job.status == "failed"
 
 
+def test_what_nobody_told_of_an_open_slot_is_deleted_when_the_job_is_ended_without_it() -> None:
+    job, _ = run(make_job(2), following([uploaded(0)]))
+    ended = lifecycle.expire(job, job.deadline)
+    assert deletions(ended.announced) == {ended.job.slots[1].image_id}
+
+
 def test_a_job_waits_for_what_its_open_slots_need() -> None:
     job, _ = run(make_job(3), following([generated(0), uploaded(1)]))
     assert [event.type for event in lifecycle.awaited(job)] == ["job.created", "image.generated"]
