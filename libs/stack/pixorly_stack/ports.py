@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import tempfile
+import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -24,17 +25,20 @@ class Ports:
         self._record = record
         self._ports: dict[str, int] = read_json(record) or {}
         self._settled: set[str] = set()
+        # Servers are prepared side by side, in threads.
+        self._choosing = threading.Lock()
 
     def port(self, name: str, *, prefer: int | None = None, twin: int = 0) -> int:
         """Return the port of `name`: the recorded one where it is still free, else `prefer`, else any free one.
 
         With `twin`, the port that far from it is free as well.
         """
-        if name not in self._settled:
-            self._ports[name] = self._choose((self._ports.get(name), prefer), twin)
-            self._settled.add(name)
-            write_json(self._record, self._ports)
-        return self._ports[name]
+        with self._choosing:
+            if name not in self._settled:
+                self._ports[name] = self._choose((self._ports.get(name), prefer), twin)
+                self._settled.add(name)
+                write_json(self._record, self._ports)
+            return self._ports[name]
 
     def _choose(self, wishes: tuple[int | None, ...], twin: int) -> int:
         taken = {self._ports[name] for name in self._settled}

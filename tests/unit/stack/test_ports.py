@@ -1,9 +1,11 @@
 """Ports are free, and stay the same."""
 
+import json
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,6 +62,16 @@ def test_a_name_keeps_its_port_while_its_own_process_listens_on_it(tmp_path: Pat
 
     with taken(port):
         assert ports.port("api") == port
+
+
+def test_ports_chosen_at_once_are_different_and_all_recorded(tmp_path: Path) -> None:
+    ports = Ports(tmp_path / "ports.json")
+    names = [f"server-{number}" for number in range(64)]
+    with ThreadPoolExecutor(16) as threads:
+        chosen = list(threads.map(ports.port, names))
+
+    assert len(set(chosen)) == len(names)
+    assert json.loads((tmp_path / "ports.json").read_text()) == dict(zip(names, chosen, strict=True))
 
 
 def test_a_twin_is_free_as_well(tmp_path: Path) -> None:
