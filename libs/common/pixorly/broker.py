@@ -67,6 +67,13 @@ def make_broker(settings: AmqpSettings, name: str) -> RabbitBroker:
     )
 
 
+async def stop(broker: RabbitBroker) -> None:
+    """Close a broker's connection, within a deadline."""
+    with suppress(TimeoutError, AMQPError, OSError, RuntimeError):
+        async with asyncio.timeout(3):
+            await broker.stop()
+
+
 class Publisher(Bus):
     """The publishing side: every message persistent, mandatory, confirmed, and within a deadline.
 
@@ -104,9 +111,7 @@ class Publisher(Bus):
         """Close the connection, within a deadline."""
         if self._connecting:
             self._connecting.cancel()
-        with suppress(TimeoutError, AMQPError, OSError, RuntimeError):
-            async with asyncio.timeout(3):
-                await self._broker.stop()
+        await stop(self._broker)
 
     @override
     async def publish(self, event: Event, headers: dict[str, str] | None = None) -> None:

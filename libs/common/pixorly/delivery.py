@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from pixorly import telemetry
-from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, span_attributes, translated
+from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, span_attributes, stop, translated
 from pixorly.errors import OutageError, PixorlyError, ServerError, TransientError, UserError
 from pixorly.events import EVENTS, Event, JobRetrying, Stage
 from pixorly.failpoints import failpoint
@@ -410,7 +410,7 @@ class Consumer:
                 self._subscribe(broker, worker)
             await broker.start()
         except BaseException:
-            await _stop(broker)
+            await stop(broker)
             raise
         self._broker = broker
         self._started.set()
@@ -468,7 +468,7 @@ class Consumer:
                 await asyncio.gather(*(_cancel(subscriber) for subscriber in self._broker.subscribers))
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace_s)
-        await _stop(self._broker)
+        await stop(self._broker)
 
     async def probe(self) -> None:
         """Tell whether messages are being taken.
@@ -489,9 +489,3 @@ async def _cancel(subscriber: Any) -> None:
     if subscriber._queue_obj is not None and subscriber._consumer_tag is not None:  # noqa: SLF001
         await subscriber._queue_obj.cancel(subscriber._consumer_tag)  # noqa: SLF001
         subscriber._consumer_tag = None  # noqa: SLF001
-
-
-async def _stop(broker: RabbitBroker) -> None:
-    with suppress(TimeoutError, AMQPError, OSError, RuntimeError):
-        async with asyncio.timeout(3):
-            await broker.stop()

@@ -18,6 +18,8 @@ def _split(value: object) -> object:
 
 
 Delays = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Written with commas between them."""
 
 
 class Settings(BaseSettings):

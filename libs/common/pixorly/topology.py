@@ -31,6 +31,8 @@ from pixorly.events import (
 EVENTS_EXCHANGE: Final = "pixorly.events"
 RETRY_EXCHANGE: Final = "pixorly.retry"
 DEAD_EXCHANGE: Final = "pixorly.dead"
+LIVE_EXCHANGE: Final = "pixorly.live"
+"""The api's own, a fanout: which jobs changed, for clients who look on. What goes there may be lost."""
 EXCHANGES: Final = (EVENTS_EXCHANGE, RETRY_EXCHANGE, DEAD_EXCHANGE)
 
 LADDER_S: Final = (2, 4, 8)

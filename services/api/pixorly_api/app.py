@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from pixorly import catalogue, health, service
 from pixorly.blobs import s3_client
@@ -17,17 +18,28 @@ from pixorly_api.creation import Creation, Windows
 from pixorly_api.dead import DeadLetters
 from pixorly_api.edge import Edge
 from pixorly_api.graveyard import AmqpGraveyard
+from pixorly_api.hints import Hints
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger
 from pixorly_api.links import Cdn, CloudFront, Links, Presigned
 from pixorly_api.live import Watcher
 from pixorly_api.parts import Parts
-from pixorly_api.problems import MEDIA_TYPE, answer_errors
-from pixorly_api.routes import account, admin, dead, generations, images
+from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
+from pixorly_api.routes import account, admin, dead, generations, images, streams
 from pixorly_api.settings import ApiSettings
 
 _VERSION: Final = "0.1.0"
 _FIRST_ERROR: Final = 400
+_PREFLIGHT_S: Final = 7200
+_EXPOSED: Final = (
+    "Idempotent-Replayed",
+    "Location",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    REQUEST_ID,
+)
+"""What a page's script may read of an answer's headers."""
 _DESCRIPTION: Final = """Turns a prompt into stored, paid-for, deliverable images.
 
 Every error is a problem body (RFC 9457) with a stable `code`; `GET /v1/outcomes` says what each means and who pays."""
@@ -44,9 +56,18 @@ def make_app(settings: ApiSettings, **more: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         **more,
     )
-    for module in (generations, images, account, admin, dead):
+    for module in (generations, streams, images, account, admin, dead):
         app.include_router(module.router)
     app.add_middleware(Edge, body_max_bytes=settings.body_max_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+            allow_headers=("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", REQUEST_ID),
+            expose_headers=_EXPOSED,
+            max_age=_PREFLIGHT_S,
+        )
     answer_errors(app)
     _describe_problems(app)
     return app
@@ -100,7 +121,8 @@ def build(settings: ApiSettings) -> FastAPI:
     publisher = Publisher(settings, "api")
     outbox = Outbox(database, publisher)
     ledger = HttpLedger(settings)
-    watcher = Watcher(database, poll_s=settings.watch_poll_s)
+    hints = Hints(settings)
+    watcher = Watcher(database, poll_s=settings.watch_poll_s, hinted=hints.come)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -113,13 +135,15 @@ def build(settings: ApiSettings) -> FastAPI:
             stack.push_async_callback(publisher.close)
             stack.push_async_callback(outbox.drain)
             stack.push_async_callback(watcher.close)
+            await hints.start(watcher.hear)
+            stack.push_async_callback(hints.close)
             app.state.parts = Parts(
                 settings=settings,
                 database=database,
                 catalogue=catalogue.load(settings.models_file),
                 auth=Auth(database, settings.admin_key),
-                jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s),
-                creation=Creation(database, outbox, ledger, windows_of(settings)),
+                jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce),
+                creation=Creation(database, outbox, ledger, windows_of(settings), announce=hints.announce),
                 ledger=ledger,
                 links=await make_links(settings, stack),
                 watcher=watcher,

@@ -21,6 +21,7 @@ from pixorly_api.fields import Scope
 from pixorly_api.store import ApiKey
 
 PREFIX: Final = "px_live_"
+STREAM_PREFIX: Final = "px_stream_"
 _SHOWN: Final = len(PREFIX) + 4
 _SECRET_BYTES: Final = 32
 _LONGEST: Final = 200
@@ -147,6 +148,24 @@ class Auth:
                 expires_at=expires_at,
             )
         return key, secret
+
+    async def make_stream_token(self, user_id: str, ttl_s: float) -> tuple[str, datetime]:
+        """Make a token that opens a user's streams and nothing else; return it with the time it expires at."""
+        token = STREAM_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+        async with self._database.connection() as connection:
+            return token, await store.insert_stream_token(connection, hash_of(token), user_id, ttl_s)
+
+    async def listener(self, token: str) -> Caller:
+        """Return who opens a stream with a token.
+
+        Raises:
+            Unauthorized: It is none, or has expired.
+        """
+        async with self._database.connection() as connection:
+            user_id = await store.user_of_stream_token(connection, hash_of(token))
+        if user_id is None:
+            raise Unauthorized("This stream token is not valid, or not any more; get another.")
+        return Caller(user_id, frozenset({"read"}))
 
     async def keys_of(self, user_id: str) -> list[ApiKey]:
         """Return a user's keys, newest first, without their secrets."""

@@ -24,6 +24,7 @@ from pixorly.ids import new_id
 from pixorly.outbox import Outbox
 from pixorly_api import lifecycle, store
 from pixorly_api.errors import ChargeVoided, IdempotencyInProgress, IdempotencyKeyReused, LedgerUnreached
+from pixorly_api.hints import Announce, Changed, nobody
 from pixorly_api.ledger import Charge, Ledger
 from pixorly_api.store import Earlier, Intent, Record
 
@@ -104,9 +105,13 @@ class Creation:
         outbox: Opens transactions that carry events.
         ledger: Takes the credits.
         windows: How long what lasts.
+        announce: Told which jobs there are now.
     """
 
-    def __init__(self, database: Database, outbox: Outbox, ledger: Ledger, windows: Windows) -> None:
+    def __init__(
+        self, database: Database, outbox: Outbox, ledger: Ledger, windows: Windows, *, announce: Announce = nobody
+    ) -> None:
+        self._announce = announce
         self._database = database
         self._outbox = outbox
         self._ledger = ledger
@@ -204,6 +209,7 @@ class Creation:
                 transaction.append(lifecycle.creation(record.job))
         if record is None:
             return await self._overtaken(intent)
+        self._announce([Changed(intent.job_id, intent.user_id)])
         return Created(record, replayed=False)
 
     async def _overtaken(self, intent: Intent) -> Created:

@@ -29,6 +29,7 @@ from pixorly.grouping import Grouper
 from pixorly.outbox import Outbox, Transaction
 from pixorly_api import lifecycle, store
 from pixorly_api.errors import NotFound
+from pixorly_api.hints import Announce, Changed, nobody
 from pixorly_api.lifecycle import Job, Rule, Slot, Step
 from pixorly_api.store import Image
 
@@ -67,10 +68,12 @@ class Jobs:
     Args:
         outbox: Opens transactions that carry events.
         delete_again_after_s: After how long a deletion is said once more.
+        announce: Told which jobs changed.
     """
 
-    def __init__(self, outbox: Outbox, *, delete_again_after_s: float = 3600) -> None:
+    def __init__(self, outbox: Outbox, *, delete_again_after_s: float = 3600, announce: Announce = nobody) -> None:
         self._outbox = outbox
+        self._announce = announce
         self._delete_again_after_s = delete_again_after_s
         self._change: Grouper[Change, Job | None] = Grouper(self._change_group, max_group=_GROUP)
 
@@ -108,7 +111,7 @@ class Jobs:
         async with self._outbox.transaction() as transaction:
             job_ids: list[UUID] = await find(transaction.connection, limit)
             answers = await self._apply(transaction, [Change(job_id, rule) for job_id in job_ids])
-        _observe(answers)
+        self._tell(answers)
         return len(job_ids)
 
     async def delete_image(self, user_id: str, image_id: UUID) -> None:
@@ -129,12 +132,19 @@ class Jobs:
             await store.touch_job(connection, image.job_id)
             await store.add_deletions(connection, [(image.index, event)], self._delete_again_after_s)
             transaction.append(event)
+        self._announce([Changed(image.job_id, user_id)])
 
     async def _change_group(self, changes: Sequence[Change]) -> Sequence[Job | Exception | None]:
         async with self._outbox.transaction() as transaction:
             answers = await self._apply(transaction, changes)
-        _observe(answers)
+        self._tell(answers)
         return [answer.job if isinstance(answer, Step) else answer for answer in answers]
+
+    def _tell(self, answers: Iterable[Step | PixorlyError | None]) -> None:
+        """Count and announce what was decided, once it is committed."""
+        steps = [answer for answer in answers if isinstance(answer, Step)]
+        _observe(steps)
+        self._announce(Changed(step.job.job_id, step.job.user_id) for step in steps)
 
     async def _apply(self, transaction: Transaction, changes: Sequence[Change]) -> list[Step | PixorlyError | None]:
         """Apply changes in order, in one transaction; answer each with its step, None where there is no such job."""
@@ -227,14 +237,11 @@ def _deleted(image: Image) -> ImageDeleted:
     )
 
 
-def _observe(answers: Iterable[Step | PixorlyError | None]) -> None:
-    """Count what was decided, once it is committed."""
-    for answer in answers:
-        if not isinstance(answer, Step):
-            continue
-        for event in answer.announced:
+def _observe(steps: Iterable[Step]) -> None:
+    for step in steps:
+        for event in step.announced:
             if isinstance(event, JobSettled):
-                _observe_end(answer.job, event)
+                _observe_end(step.job, event)
 
 
 def _observe_end(job: Job, event: JobSettled) -> None:

@@ -123,8 +123,22 @@ def page(found: list[Any], limit: int, last_id: Callable[[Any], UUID]) -> tuple[
     return found[:limit], write_cursor(last_id(found[limit - 1]))
 
 
+async def _listener(
+    request: Request,
+    parts: Annotated[Parts, Depends(_parts)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    token: Annotated[
+        str | None, Query(max_length=100, description="A stream token, for browsers; the key's header otherwise.")
+    ] = None,
+) -> Caller:
+    if token is not None and credentials is None:
+        return await parts.auth.listener(token)
+    return await parts.auth.caller(request.headers.get("authorization"), "read")
+
+
 P = Annotated[Parts, Depends(_parts)]
 Reader = Annotated[Caller, Depends(_caller("read"))]
+Listener = Annotated[Caller, Depends(_listener)]
 Maker = Annotated[Caller, Depends(_caller("generate"))]
 Admin = Annotated[Caller, Depends(_caller("admin"))]
 JobId = Annotated[UUID, Depends(_job_id)]

@@ -190,6 +190,13 @@ class TimelineEntry(Out):
     delay_s: float | None = None
 
 
+class StreamToken(Out):
+    """What opens the streams of its user, as `?token=…`."""
+
+    token: str
+    expires_at: datetime
+
+
 class Timeline(Out):
     """What happened to a job, in order."""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import AliasChoices, Field, SecretStr
 
-from pixorly.settings import AmqpSettings, LedgerClientSettings, ProcessSettings, StorageSettings
+from pixorly.settings import AmqpSettings, LedgerClientSettings, Names, ProcessSettings, StorageSettings
 
 
 class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSettings):
@@ -23,8 +23,25 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     wait_max_s: float = Field(default=60, ge=0)
     """The longest that `Prefer: wait=N` may hold a request."""
     watch_poll_s: float = Field(default=0.1, gt=0)
-    """How often a process looks at the jobs that its clients wait for: one query for all of them."""
+    """How often a process looks at the jobs that clients wait for while RabbitMQ brings no hints: one query for all."""
     stream_keepalive_s: float = Field(default=15, gt=0)
+    stream_token_ttl_s: float = Field(default=300, gt=0, le=86_400)
+    """How long a stream token opens streams."""
+    cors_origins: Names = ()
+    """The origins whose pages may call the api from a browser, with commas between them; `*` is any."""
+
+    oidc_issuer: str | None = None
+    """Whose tokens open the api besides API keys: an OpenID provider, by the address that stands in its tokens."""
+    oidc_audience: str | None = None
+    """What the tokens must be for; has to be set where an issuer is."""
+    oidc_jwks_url: str | None = None
+    """Where the issuer's keys are; its discovery document tells where this is not set."""
+    oidc_plan_claim: str | None = None
+    """The claim that names the plan of an account that is opened on its user's first call."""
+    oidc_leeway_s: float = Field(default=30, ge=0, le=60)
+    """By how much the issuer's clock may differ from ours."""
+    failed_auth_per_minute: int = Field(default=60, ge=0)
+    """How many requests without a valid key one address may make before it is told to wait; 0 is any number."""
 
     job_deadline_s: int = Field(default=1800, ge=1)
     """When a job that is not settled ends as `deadline_exceeded`; a request may ask for less."""

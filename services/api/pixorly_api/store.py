@@ -501,6 +501,23 @@ async def records(connection: Connection, user_id: str, job_ids: Sequence[UUID])
     return await _records(connection, rows)
 
 
+async def news_of(
+    connection: Connection, user_id: str, after: UUID, settled_since: datetime, limit: int
+) -> list[Record]:
+    """Return a user's jobs after the id `after` that are open, or were settled since then, newest first."""
+    rows = await connection.fetch(
+        f"""select {_READ_COLUMNS} from jobs
+            where user_id = $1 and job_id > $2 and status not in ('intent', 'abandoned')
+              and (settled_at is null or settled_at >= $3)
+            order by job_id desc limit $4""",  # noqa: S608 - constants
+        user_id,
+        after,
+        settled_since,
+        limit,
+    )
+    return await _records(connection, rows)
+
+
 async def list_records(
     connection: Connection, user_id: str, filters: Filters, before: UUID | None, limit: int
 ) -> list[Record]:
@@ -698,6 +715,36 @@ async def revoke_api_key(connection: Connection, user_id: str, key_id: UUID) -> 
         user_id,
     )
     return bool(found)
+
+
+async def insert_stream_token(connection: Connection, digest: bytes, user_id: str, ttl_s: float) -> datetime:
+    """Store a stream token by its hash, and return when it expires."""
+    expires_at: datetime = await connection.fetchval(
+        """insert into stream_tokens (hash, user_id, expires_at)
+           values ($1, $2, now() + make_interval(secs => $3)) returning expires_at""",
+        digest,
+        user_id,
+        ttl_s,
+    )
+    return expires_at
+
+
+async def user_of_stream_token(connection: Connection, digest: bytes) -> str | None:
+    """Return whose stream token it is; None where there is none, or none any more."""
+    user_id: str | None = await connection.fetchval(
+        "select user_id from stream_tokens where hash = $1 and expires_at > now()", digest
+    )
+    return user_id
+
+
+async def purge_stream_tokens(connection: Connection, limit: int) -> int:
+    """Delete stream tokens that have expired, and return how many."""
+    status = await connection.execute(
+        """delete from stream_tokens
+           where hash in (select hash from stream_tokens where expires_at < now() limit $1 for update skip locked)""",
+        limit,
+    )
+    return int(status.rpartition(" ")[2])
 
 
 async def touch_api_keys(connection: Connection, key_ids: Sequence[UUID]) -> None:

@@ -17,6 +17,7 @@ from pixorly.outbox import Outbox
 from pixorly.topology import queue_named
 from pixorly_api import dead, handlers
 from pixorly_api.graveyard import AmqpGraveyard
+from pixorly_api.hints import Hints
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger
 from pixorly_api.settings import ApiSettings
@@ -58,7 +59,8 @@ def build(settings: ApiSettings) -> FastAPI:
     publisher = Publisher(settings, "api")
     outbox = Outbox(database, publisher)
     ledger = HttpLedger(settings)
-    jobs = Jobs(outbox, delete_again_after_s=settings.delete_again_after_s)
+    hints = Hints(settings)
+    jobs = Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce)
     sweeper = Sweeper(database, outbox, jobs, ledger, pace_of(settings))
     consumer = Consumer(settings, "api", publisher, subscriptions(jobs))
 
@@ -72,6 +74,8 @@ def build(settings: ApiSettings) -> FastAPI:
             await publisher.start()
             stack.push_async_callback(publisher.close)
             stack.push_async_callback(outbox.drain)
+            await hints.start()
+            stack.push_async_callback(hints.close)
             counting = dead.watch(AmqpGraveyard(settings), _COUNT_DEAD_EVERY_S)
             await stack.enter_async_context(service.background(outbox.relay(), sweeper.run(), counting))
             await consumer.start()

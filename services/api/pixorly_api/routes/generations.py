@@ -2,12 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from pixorly.catalogue import Catalogue, Model, check_fallbacks
 from pixorly.errors import InvalidRequest, OutageError
@@ -126,18 +124,25 @@ def _wait_s(prefer: str | None, most_s: float) -> float:
 
 async def _settled_within(parts: Parts, record: Record, wait_s: float) -> Record:
     """Return the job when it is settled, or as it is after `wait_s` seconds."""
-    until = asyncio.get_running_loop().time() + wait_s
-    while not record.job.settled and (left_s := until - asyncio.get_running_loop().time()) > 0:
-        if not await parts.watcher.changed(record.job.job_id, record.version, left_s):
-            return record
-        try:
-            record = await _read(parts, record.job.user_id, record.job.job_id)
-        except OutageError:
-            return record  # it is stored all the same
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait_s
+    with parts.watcher.job(record.job.job_id) as watch:
+        while not record.job.settled and not parts.watcher.stopping and (left_s := until - loop.time()) > 0:
+            if not await watch.changed(record.version, left_s):
+                return record
+            try:
+                record = await read(parts, record.job.user_id, record.job.job_id)
+            except OutageError:
+                return record  # it is stored all the same
     return record
 
 
-async def _read(parts: Parts, user_id: str, job_id: UUID) -> Record:
+async def read(parts: Parts, user_id: str, job_id: UUID) -> Record:
+    """Return a user's job.
+
+    Raises:
+        NotFound: They have none with this id.
+    """
     async with parts.database.connection() as connection:
         found = await store.records(connection, user_id, [job_id])
     if not found:
@@ -173,7 +178,7 @@ async def list_all(
 @router.get("/{generation_id}", operation_id="getGeneration", summary="Read a job", responses=_READ)
 async def get(parts: P, caller: Reader, generation_id: JobId) -> GenerationOut:
     """Return a job, its images with fresh links."""
-    return await views.generation(await _read(parts, caller.user_id, generation_id), parts.links)
+    return await views.generation(await read(parts, caller.user_id, generation_id), parts.links)
 
 
 @router.post(
@@ -184,9 +189,9 @@ async def get(parts: P, caller: Reader, generation_id: JobId) -> GenerationOut:
 )
 async def cancel(parts: P, caller: Maker, generation_id: JobId) -> GenerationOut:
     """Cancel a job that is not begun, and give all its credits back."""
-    await _read(parts, caller.user_id, generation_id)
+    await read(parts, caller.user_id, generation_id)
     await parts.jobs.cancel(generation_id)
-    return await views.generation(await _read(parts, caller.user_id, generation_id), parts.links)
+    return await views.generation(await read(parts, caller.user_id, generation_id), parts.links)
 
 
 @router.get(
@@ -194,7 +199,7 @@ async def cancel(parts: P, caller: Maker, generation_id: JobId) -> GenerationOut
 )
 async def timeline(parts: P, caller: Reader, generation_id: JobId) -> Timeline:
     """Return what happened to a job, on which attempt."""
-    record = await _read(parts, caller.user_id, generation_id)
+    record = await read(parts, caller.user_id, generation_id)
     async with parts.database.connection() as connection:
         attempts = await store.attempts_of(connection, generation_id)
         slots = await store.slot_times(connection, generation_id)
@@ -204,47 +209,7 @@ async def timeline(parts: P, caller: Reader, generation_id: JobId) -> Timeline:
 @router.get("/{generation_id}/receipt", operation_id="getGenerationReceipt", summary="Who paid", responses=_READ)
 async def receipt(parts: P, caller: Reader, generation_id: JobId) -> Receipt:
     """Return what a job took, and what became of it, image by image."""
-    await _read(parts, caller.user_id, generation_id)
+    await read(parts, caller.user_id, generation_id)
     charge = await parts.ledger.get_charge(generation_id)
     images = [Paid.model_validate(image) for image in charge["images"]]
     return Receipt.model_validate({**charge, "generation_id": generation_id, "images": images})
-
-
-@router.get(
-    "/{generation_id}/events",
-    operation_id="streamGeneration",
-    summary="Follow a job live",
-    response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **_READ},
-)
-async def events(parts: P, caller: Reader, generation_id: JobId) -> StreamingResponse:
-    """Stream server-sent events: `snapshot`, then `update` with the job each time, then `settled`, and the end.
-
-    The id of an event is the job's version. Who comes back with `Last-Event-ID` gets the job as it is then, so
-    nothing final is ever missed.
-    """
-    record = await _read(parts, caller.user_id, generation_id)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(parts, record), media_type="text/event-stream", headers=headers)
-
-
-async def _stream(parts: Parts, record: Record) -> AsyncIterator[bytes]:
-    """Yield a job's events until it is settled."""
-    yield await _event(parts, "snapshot", record)
-    while not record.job.settled:
-        if not await parts.watcher.changed(record.job.job_id, record.version, parts.settings.stream_keepalive_s):
-            yield b": still here\n\n"
-            continue
-        try:
-            record = await _read(parts, record.job.user_id, record.job.job_id)
-        except OutageError as error:
-            await asyncio.sleep(error.retry_after_s or 1)
-            continue
-        if not record.job.settled:
-            yield await _event(parts, "update", record)
-    yield await _event(parts, "settled", record)
-
-
-async def _event(parts: Parts, name: str, record: Record) -> bytes:
-    shown = await views.generation(record, parts.links)
-    return f"event: {name}\nid: {record.version}\ndata: {shown.model_dump_json()}\n\n".encode()
