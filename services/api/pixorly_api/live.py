@@ -33,23 +33,30 @@ class Watcher:
     Args:
         database: Where jobs are.
         poll_s: How often to look.
+
+    Attributes:
+        stopping: Whether nobody is to wait any more, since the process is told to stop.
     """
 
     def __init__(self, database: Database, *, poll_s: float = 0.1) -> None:
+        self.stopping = False
         self._database = database
         self._poll_s = poll_s
         self._watches: set[_Watch] = set()
         self._looking: asyncio.Task[None] | None = None
 
     async def changed(self, job_id: UUID, version: int, timeout_s: float) -> bool:
-        """Wait until a job has another version than this; False if it has not within `timeout_s`."""
+        """Wait until a job has another version than this; False if it has not within `timeout_s`, or we stop before."""
+        if self.stopping:
+            return False
         watch = _Watch(job_id, version, asyncio.Event())
         self._watches.add(watch)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(timeout_s):
-                return await watch.changed.wait()
+                await watch.changed.wait()
+                return not self.stopping
         except TimeoutError:
             return False
         finally:
@@ -58,6 +65,10 @@ class Watcher:
     async def _look(self) -> None:
         while self._watches:
             await asyncio.sleep(self._poll_s)
+            if self.stopping:
+                for watch in self._watches:
+                    watch.changed.set()
+                return
             try:
                 async with self._database.connection() as connection:
                     versions = await store.versions(connection, {watch.job_id for watch in self._watches})
@@ -68,6 +79,10 @@ class Watcher:
             for watch in self._watches:
                 if versions.get(watch.job_id, watch.version) != watch.version:
                     watch.changed.set()
+
+    def stop(self) -> None:
+        """Let nobody wait any more; who does is told within `poll_s` seconds. A signal's handler may call it."""
+        self.stopping = True
 
     async def close(self) -> None:
         """Stop looking."""

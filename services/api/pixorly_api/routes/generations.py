@@ -221,7 +221,8 @@ async def events(parts: P, caller: Reader, generation_id: JobId) -> StreamingRes
     """Stream server-sent events: `snapshot`, then `update` with the job each time, then `settled`, and the end.
 
     The id of an event is the job's version. Who comes back with `Last-Event-ID` gets the job as it is then, so
-    nothing final is ever missed.
+    nothing final is ever missed: neither where the connection breaks, nor where the server is stopped and ends the
+    stream without `settled`.
     """
     record = await _read(parts, caller.user_id, generation_id)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -233,6 +234,8 @@ async def _stream(parts: Parts, record: Record) -> AsyncIterator[bytes]:
     yield await _event(parts, "snapshot", record)
     while not record.job.settled:
         if not await parts.watcher.changed(record.job.job_id, record.version, parts.settings.stream_keepalive_s):
+            if parts.watcher.stopping:
+                return  # to come back, to another process, is what clients of such streams do
             yield b": still here\n\n"
             continue
         try:
