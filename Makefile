@@ -33,6 +33,10 @@ test: setup ## Run all tests, on real servers of their own
 chaos: setup ## Run the faults, the long ones too: every process killed at every step, every part away
 	@$(PYTEST) tests/chaos
 
+.PHONY: trial
+trial: setup ## Send 300 jobs within two minutes while processes are killed every few seconds (SEED=… for the same again)
+	@$(PYTEST) -s tests/chaos/test_trial.py $(if $(SEED),--trial-seed $(SEED))
+
 .PHONY: verify
 verify: setup ## Try 10,000 seeds of the simulator, then everything that takes long
 	@SEEDS=10000 $(PYTEST) tests/simulation -n auto --maxprocesses 4

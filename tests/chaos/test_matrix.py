@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from control import delete_queues, purge_queues, rabbitmqctl, unbind_queues
 from invariants import nothing_is_lost
 from mangling import mangled
 from proxies import TcpProxy, in_background, tcp_proxy
-from stack import Job, Stack, running
+from stack import SERVICES, Client, Job, Stack, running
+from twins import need_clocks, twin
 from waiting import by_way_of
 
 from pixorly_stack.access import Access
@@ -181,7 +182,7 @@ FAULTS: dict[str, Fault] = {
     "every message ten times, out of order": messages(copies=10, late_s=2),
     "messages late and out of order": messages(late_s=4),
     "memory alarm": alarm(("set_vm_memory_high_watermark", "0.00001"), ("set_vm_memory_high_watermark", "0.4")),
-    "disk alarm": alarm(("set_disk_free_limit", "1000TB"), ("set_disk_free_limit", "64MB")),
+    "disk alarm": alarm(("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "64MB")),
     "RabbitMQ closes every connection": links_cut,
     "PostgreSQL restarts": postgres_link("refuse", 5),
     "PostgreSQL stalls": postgres_link("stall", 20),
@@ -212,6 +213,37 @@ async def test_nothing_is_lost_and_nothing_paid_for_twice(rig: Rig, fault: str) 
     assert {job["id"]: sessions[job["id"]]["calls"] for job in done} == {
         job["id"]: job["n"] if job["model"] == ONE else 1 for job in done
     }
+
+
+@pytest.mark.parametrize("ahead_s", [600, -600])
+async def test_clocks_that_disagree_change_nothing(rig: Rig, ahead_s: float) -> None:
+    """Ten minutes is more than a lease, an intent and the deadline of these jobs last."""
+    need_clocks()
+    await rig.stack.ready()
+    _, key = await rig.stack.user(amount_credits=10_000)
+    async with AsyncExitStack() as running_twins:
+        for number, name in enumerate(SERVICES):
+            wrong_by_s = ahead_s * (-1) ** number
+            url = await running_twins.enter_async_context(twin(rig.stack, name, wrong_by_s))
+            if name == "api":
+                other_url = url
+        async with (
+            rig.stack.client(key) as client,
+            httpx.AsyncClient(base_url=other_url, headers=client.http.headers, timeout=30, trust_env=False) as http,
+        ):
+            jobs: list[Job] = []
+            for number in range(12):
+                model, asked = (ONE, FOUR)[number % 2], (client, Client(http))[number // 2 % 2]
+                jobs.append(await asked.create(f"clock {number}", n=2, model=model, size=1024, deadline_s=300))
+                await asyncio.sleep(0.2)
+            await client.all_settled(jobs)
+    done = await nothing_is_lost(rig.stack, key, jobs, 10_000)
+
+    assert {job["status"] for job in done} == {"completed"}
+    assert all(len(job["images"]) == job["n"] for job in done)
+    assert all(job["processing_time_ms"] < 60_000 for job in done)
+    sessions = (await emulator(rig.stack, "GET", "bill"))["sessions"]
+    assert {sessions[job["id"]]["calls"] // (job["n"] if job["model"] == ONE else 1) for job in done} == {1}
 
 
 async def emulator(stack: Stack, method: str, path: str, body: Any = None) -> Any:
