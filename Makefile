@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 PIXORLY := .venv/bin/pixorly
 PYTEST := .venv/bin/pytest
-SOURCES := libs services
+SOURCES := libs services tests/fixtures tests/chaos
 
 .PHONY: help
 help: ## List the targets

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def s3(servers: Access) -> Iterator[S3Proxy]:
+    assert servers.s3.endpoint_url
     with in_background(s3_proxy(servers.s3.endpoint_url)) as proxy:
         yield proxy
 
