@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 PIXORLY := .venv/bin/pixorly
 PYTEST := .venv/bin/pytest
-SOURCES := libs services
+SOURCES := libs services tests/fixtures tests/chaos
 
 .PHONY: help
 help: ## List the targets
@@ -32,6 +32,10 @@ test: setup ## Run all tests, on real servers of their own
 .PHONY: chaos
 chaos: setup ## Run the faults, the long ones too: every process killed at every step, every part away
 	@$(PYTEST) tests/chaos
+
+.PHONY: trial
+trial: setup ## Send 300 jobs within two minutes while processes are killed every few seconds (SEED=… for the same again)
+	@$(PYTEST) -s tests/chaos/test_trial.py $(if $(SEED),--trial-seed $(SEED))
 
 .PHONY: verify
 verify: setup ## Try 10,000 seeds of the simulator, then everything that takes long

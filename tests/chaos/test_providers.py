@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -102,3 +103,14 @@ async def test_each_fault_ends_as_the_table_of_outcomes_says(emulated: Stack) ->
         bill = await bill_of(emulated, job)
         assert bill["calls"] == case.calls, (said, bill)
         assert bill["billed_calls"] == (1 if case.images else 0), (said, bill)
+
+    await check_the_pace(emulated, done[[case.fault for case in CASES].index("[[fault:503x3]]")])
+
+
+async def check_the_pace(stack: Stack, job: Job) -> None:
+    """A call that fails three times is made at about 0, 2, 6 and 14 s."""
+    async with httpx.AsyncClient(base_url=stack.dev["emulator_url"], trust_env=False) as http:
+        calls = (await http.get("/_emulator/calls", params={"session_id": job["id"]})).raise_for_status().json()["data"]
+    delays = [later["began_at"] - call["began_at"] for call, later in pairwise(calls)]
+    for delay_s, step_s in zip(delays, (2, 4, 8), strict=True):
+        assert step_s - 0.1 < delay_s < step_s + 2, delays

@@ -6,7 +6,6 @@ Each says what the library does; what we make of it is in `pixorly.broker`, `pix
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -30,6 +29,7 @@ from faststream.rabbit import (
 )
 from pamqp.commands import Basic
 from proxies import TcpProxy, tcp_proxy
+from quorum import connected, depth, quorum, send, take
 from waiting import by_way_of, until
 
 from pixorly.broker import Publisher, make_broker
@@ -51,49 +51,6 @@ async def channel(amqp_url: str) -> AsyncIterator[AbstractChannel]:
     """A channel to look at queues with."""
     async with await aio_pika.connect(amqp_url) as connection:
         yield await connection.channel(on_return_raises=True)
-
-
-@asynccontextmanager
-async def connected(url: str, **settings: Any) -> AsyncIterator[RabbitBroker]:
-    """Lend a broker of FastStream's with its own defaults, but for `settings`."""
-    broker = RabbitBroker(url, logger=None, **settings)
-    await broker.connect()
-    try:
-        yield broker
-    finally:
-        async with asyncio.timeout(10):
-            await broker.stop()
-
-
-async def quorum(channel: AbstractChannel, name: str, **arguments: Any) -> AbstractQueue:
-    return await channel.declare_queue(
-        name,
-        durable=True,
-        arguments={"x-queue-type": "quorum", **{f"x-{key.replace('_', '-')}": arguments[key] for key in arguments}},
-    )
-
-
-async def depth(channel: AbstractChannel, name: str) -> int:
-    declared = await channel.declare_queue(name, passive=True)
-    return declared.declaration_result.message_count or 0
-
-
-async def send(channel: AbstractChannel, queue: str, body: bytes = b"{}", **properties: Any) -> None:
-    message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, **properties)
-    await channel.default_exchange.publish(message, queue, mandatory=True)
-
-
-async def take(queue: AbstractQueue, within_s: float = 10) -> AbstractIncomingMessage:
-    found: list[AbstractIncomingMessage] = []
-
-    async def one() -> bool:
-        message = await queue.get(fail=False)
-        if message is not None:
-            found.append(message)
-        return bool(found)
-
-    await until(one, within_s)
-    return found[0]
 
 
 def death_of(message: AbstractIncomingMessage) -> Any:

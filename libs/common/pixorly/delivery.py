@@ -375,6 +375,7 @@ class Consumer:
         self, settings: AmqpSettings, service: str, publisher: Publisher, subscriptions: Sequence[Subscription]
     ) -> None:
         self._settings = settings
+        self._publisher = publisher
         self._name = f"{service}-consumes"
         self._stopping = asyncio.Event()
         self._workers = [
@@ -471,13 +472,14 @@ class Consumer:
         await stop(self._broker)
 
     async def probe(self) -> None:
-        """Tell whether messages are being taken.
+        """Tell whether messages are being taken, and what follows from them can be published.
 
         Raises:
-            OutageError: They are not.
+            OutageError: They are not, or it can't.
         """
         if not self._started.is_set() or self._broker is None or not await self._broker.ping(timeout=1):
             raise OutageError("rabbitmq", "rabbitmq is not connected.")
+        await self._publisher.probe()
 
 
 async def _cancel(subscriber: Any) -> None:

@@ -20,7 +20,8 @@ class Grouper(Generic[Item, Answer]):
     Args:
         run: Takes the items of a group and returns an answer, or an exception, for each, in order. If it raises, the
             group's items run again alone, so that one bad item harms no other; a group of one gets what was raised,
-            and so does every item where it was an `OutageError`. It must leave nothing behind when it raises.
+            and so does every item where it was an `OutageError`. It must leave nothing behind when it raises. Where it
+            returns another number of answers, which is a bug, each caller gets a `RuntimeError`.
         max_group: The most items in one group.
         workers: How many groups may be under way at once.
     """
@@ -72,6 +73,9 @@ class Grouper(Generic[Item, Answer]):
             for _, answer in group:
                 answer.cancel()
             raise
+        if len(answers) != len(group):
+            # Whose answer is whose can't be told, and what was done is done: it is not run again.
+            answers = [RuntimeError(f"{len(answers)} answers to {len(group)} items")] * len(group)
         for (_, future), result in zip(group, answers, strict=True):
             _resolve(future, result)
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -25,10 +25,11 @@ _EXIT_HARD: Final = 70
 
 
 class _Server(uvicorn.Server):
-    """A server that is gone for sure some time after it was told to stop."""
+    """A server that is gone for sure some time after it was told to stop, and calls `on_stop` at once."""
 
-    def __init__(self, config: uvicorn.Config, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, grace_s: float, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
+        self._on_stop = on_stop
         self._deadline_s = grace_s + _HARD_STOP_AFTER_GRACE_S
 
     @override
@@ -41,10 +42,15 @@ class _Server(uvicorn.Server):
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
+        self._on_stop()
 
 
 def run(app: FastAPI, service: str, settings: ProcessSettings) -> None:
-    """Serve `app` until SIGTERM or SIGINT, then let its lifespan end within the grace period, and exit 0."""
+    """Serve `app` until SIGTERM or SIGINT, then let its lifespan end within the grace period, and exit 0.
+
+    Requests that are under way come first. An app whose requests wait for something puts what makes them give up the
+    wait into `app.state.on_stop`.
+    """
     telemetry.setup(service, settings)
     failpoints.arm(service, settings.failpoints)
     config = uvicorn.Config(
@@ -57,7 +63,7 @@ def run(app: FastAPI, service: str, settings: ProcessSettings) -> None:
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
         lifespan="on",
     )
-    server = _Server(config, settings.shutdown_grace_s)
+    server = _Server(config, settings.shutdown_grace_s, getattr(app.state, "on_stop", lambda: None))
     server.run()
     telemetry.shutdown()
     if not server.started:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,10 @@ log.console = true
 log.console.level = warning
 log.file = false
 """
+CLUSTERED = """\
+cluster_partition_handling = pause_minority
+cluster_formation.peer_discovery_backend = classic_config
+"""
 # Without this, a dead letter that met a restart is tried again only after 180 s.
 ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n"
 VM_WORDS = (
@@ -48,6 +53,8 @@ VM_WORDS = (
     "+sbwt none +sbwtdcpu none +sbwtdio none",
 )
 """The node listens on loopback only, ends in 2 s rather than 7, and does not spin while it waits for work."""
+QUICK_TO_NOTICE = "-kernel net_ticktime 10"
+"""A node of a cluster that says nothing is given up after this many seconds rather than 60."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +136,37 @@ def _unpacked(packages: Alias) -> Installation:
 
 
 class RabbitMQ:
-    """A RabbitMQ node of our own, with its own name server (epmd), both on the loopback address."""
+    """A RabbitMQ node of our own, with its own name server (epmd), both on the loopback address.
 
-    def __init__(self, folder: Path, ports: Ports, password: str, cache: Path, chosen: Path | None = None) -> None:
+    Args:
+        folder: Where its configuration and data are.
+        ports: Its ports.
+        password: Of the user that may do everything.
+        cache: Where the packages of RabbitMQ are, or will be.
+        chosen: The scripts of another RabbitMQ.
+        node: Its name in Erlang.
+        cluster: The names of all nodes of its cluster, which it joins at its first start.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ports: Ports,
+        password: str,
+        cache: Path,
+        chosen: Path | None = None,
+        *,
+        node: str = NODE,
+        cluster: Sequence[str] = (),
+    ) -> None:
         self._folder = folder.absolute()
         self._alias = Alias(self._folder)
         self._ports = ports
         self._password = password
         self._cache = cache
         self._chosen = chosen
+        self._node_name = node
+        self._cluster = cluster
         self._port = ports.port("rabbitmq")
 
     @property
@@ -168,7 +197,8 @@ class RabbitMQ:
         return self._name_server(installation), self._node(installation)
 
     def _configuration(self) -> str:
-        return CONFIGURATION.format(
+        members = "".join(f"cluster_formation.classic_config.nodes.{n} = {m}\n" for n, m in enumerate(self._cluster, 1))
+        return (CLUSTERED + members if members else "") + CONFIGURATION.format(
             amqp=self._port,
             management=self._ports.port("rabbitmq-management"),
             metrics=self._ports.port("rabbitmq-metrics"),
@@ -221,7 +251,7 @@ class RabbitMQ:
             "ERL_EPMD_PORT": str(self._ports.port("epmd")),
             **installation.environment,
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",  # not the system's settings
-            "RABBITMQ_NODENAME": NODE,
+            "RABBITMQ_NODENAME": self._node_name,
             "RABBITMQ_DIST_PORT": str(self._ports.port("rabbitmq-distribution")),
             "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
             "RABBITMQ_ADVANCED_CONFIG_FILE": f"{folder}/advanced.config",
@@ -233,7 +263,9 @@ class RabbitMQ:
             "RABBITMQ_PID_FILE": f"{folder}/pid",
             # With this and -noinput the script becomes the node, so that the process we hold is the node itself.
             "RABBITMQ_ALLOW_INPUT": "1",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(VM_WORDS),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(
+                (*VM_WORDS, *((QUICK_TO_NOTICE,) if self._cluster else ()))
+            ),
         }
 
     async def _is_ready(self) -> bool:

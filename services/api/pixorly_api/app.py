@@ -152,6 +152,7 @@ def build(settings: ApiSettings) -> FastAPI:
             yield
 
     app = make_app(settings, lifespan=lifespan)
+    app.state.on_stop = watcher.stop
     checks = [
         Check("postgres", database.ping),
         Check("ledger", ledger.ping),

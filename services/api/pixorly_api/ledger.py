@@ -1,4 +1,8 @@
-"""The ledger's internal HTTP, as the api needs it. Nothing is retried here; every call is bounded in time."""
+"""The ledger's internal HTTP, as the api needs it; every call is bounded in time.
+
+Each call bears being made again, so a link that is refused or breaks is tried again within that time: a ledger that is
+restarted fails no client's call. What it answered is final.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -34,6 +38,7 @@ _SERVER_ERRORS: Final = 500
 _OURS_TO_MEND: Final = frozenset({401, 403, 408, 425, 429})
 """Refusals that say nothing of the request: a wrong token, or a ledger that is too busy."""
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_AGAIN_S: Final = 0.1
 Params = Mapping[str, str | int | None]
 
 
@@ -137,18 +142,27 @@ class HttpLedger(Ledger):
 
     async def ping(self) -> None:
         """Ask whether the ledger is there."""
-        await self.get("/livez")
+        await self._call("GET", "/livez", patient=False)
 
-    async def _call(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+    async def _call(self, method: str, path: str, *, patient: bool = True, **more: Any) -> dict[str, Any]:
+        heard = False  # whether the ledger may have heard of it
         with _tracer.start_as_current_span(f"{method} ledger", kind=trace.SpanKind.CLIENT):
             headers = {**more.pop("headers", {}), **telemetry.carried()}
-            request = self._client.build_request(method, path, headers=headers, **more)
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    response = await self._client.send(request)
-            except _NOT_SENT as error:
-                raise errors.LedgerUnreached(f"The ledger is away: {type(error).__name__}.") from error
+                    while True:
+                        before, heard = heard, True
+                        try:
+                            response = await self._client.request(method, path, headers=headers, **more)
+                            break
+                        except httpx.TransportError as error:
+                            heard = before or not isinstance(error, _NOT_SENT)
+                            if not patient or isinstance(error, httpx.TimeoutException):
+                                raise
+                        await asyncio.sleep(_AGAIN_S)
             except (httpx.HTTPError, TimeoutError) as error:
+                if not heard:
+                    raise errors.LedgerUnreached(f"The ledger is away: {type(error).__name__}.") from error
                 raise OutageError("ledger", f"The ledger did not answer: {type(error).__name__}.") from error
         return _understood(response)
 

@@ -22,8 +22,8 @@ def ledger(answer: Answer, timeout_s: float = 5) -> HttpLedger:
     return HttpLedger(settings, transport=httpx.MockTransport(answer))
 
 
-async def charge(answer: Answer) -> Charge:
-    return await ledger(answer).charge(JOB, "demo", 10, [(IMAGE, 1000)])
+async def charge(answer: Answer, timeout_s: float = 0.3) -> Charge:
+    return await ledger(answer, timeout_s).charge(JOB, "demo", 10, [(IMAGE, 1000)])
 
 
 async def test_a_charge_says_all_that_the_ledger_needs() -> None:
@@ -86,6 +86,44 @@ async def test_what_may_have_arrived_is_left_open(failure: type[httpx.HTTPError]
         await charge(answer)
     assert not isinstance(raised.value, LedgerUnreached)
     assert raised.value.part == "ledger"
+
+
+@pytest.mark.parametrize("failure", [httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError])
+async def test_a_ledger_that_is_restarted_fails_no_call(failure: type[httpx.HTTPError]) -> None:
+    tries = 0
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise failure("no")
+        return httpx.Response(200, json={"balance_credits": 90, "plan": "pro"})
+
+    assert await charge(answer, timeout_s=5) == Charge(90, "pro")
+
+
+async def test_what_may_have_arrived_once_is_left_open_though_the_ledger_is_refused_afterwards() -> None:
+    failures = iter([httpx.ReadError("no")])
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise next(failures, httpx.ConnectError("no"))
+
+    with pytest.raises(OutageError) as raised:
+        await charge(answer)
+    assert not isinstance(raised.value, LedgerUnreached)
+
+
+async def test_whether_the_ledger_is_there_is_asked_once() -> None:
+    tries = 0
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal tries
+        tries += 1
+        raise httpx.ConnectError("no")
+
+    with pytest.raises(OutageError):
+        await ledger(answer).ping()
+    assert tries == 1
 
 
 async def test_an_answer_that_drips_is_given_up() -> None:

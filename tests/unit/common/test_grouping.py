@@ -198,3 +198,20 @@ async def test_a_caller_that_is_cancelled_leaves_its_item_in_the_group_and_harms
     with pytest.raises(asyncio.CancelledError):
         await begun
     assert await grouper(3) == 30
+
+
+@pytest.mark.parametrize("answers", [[], [1], [1, 2, 3, 4]])
+async def test_another_number_of_answers_than_items_is_an_error_to_every_caller_and_hangs_nobody(
+    answers: list[int],
+) -> None:
+    async def run(_: Sequence[int]) -> list[int]:
+        await asyncio.sleep(0)
+        return answers
+
+    grouper = Grouper(run, max_group=3)
+
+    async with asyncio.timeout(5):
+        ended = await asyncio.gather(*(grouper(item) for item in range(3)), return_exceptions=True)
+        again = await asyncio.gather(*(grouper(item) for item in range(3)), return_exceptions=True)
+
+    assert [type(end) for end in (*ended, *again)] == [RuntimeError] * 6
