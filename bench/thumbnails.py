@@ -23,7 +23,9 @@ from collections.abc import Callable
 
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
-from pixorly_uploader.images import Limits, Recipe, examine, inspect, set_up
+from pixorly.formats import inspect
+from pixorly.formats.limits import Limits
+from pixorly_uploader.images import Recipe, examine, set_up
 
 SIDE = 1024
 SIZES = (768, 256)

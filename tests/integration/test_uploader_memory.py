@@ -12,8 +12,10 @@ from PIL import Image
 CHILD = """
 import asyncio, hashlib, json, pathlib, sys, time
 from pixorly.errors import PixorlyError
-from pixorly_uploader.images import Limits, Recipe
-from pixorly_uploader.workshop import Budget, Workshop
+from pixorly.formats.limits import Limits
+from pixorly_uploader.images import Recipe
+from pixorly.budget import Budget
+from pixorly_uploader.workshop import Workshop
 
 async def main(folder):
     workshop, staged, outcomes = Workshop(Limits(), threads=2), Budget(96 << 20), {}

@@ -10,13 +10,15 @@ from pictures import encoded, good, picture
 from typing_extensions import override
 
 from pixorly.blobs import S3Blobs, s3_client
+from pixorly.budget import Budget
 from pixorly.delivery import Delivery
 from pixorly.events import ImageDeleted, ImageGenerated, ImageUploaded
+from pixorly.formats.limits import Limits
 from pixorly.settings import StorageSettings
 from pixorly_uploader.handlers import Uploader, delete_image, store_image
-from pixorly_uploader.images import Limits, Recipe
+from pixorly_uploader.images import Recipe
 from pixorly_uploader.ledger import Ledger
-from pixorly_uploader.workshop import Budget, Workshop
+from pixorly_uploader.workshop import Workshop
 
 KINDS = ["png", "jpeg", "webp", "gif", "avif", "moving png"]
 

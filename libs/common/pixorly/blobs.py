@@ -24,12 +24,12 @@ from pydantic import SecretStr
 from typing_extensions import override
 
 from pixorly.errors import OutageError, StagedBytesMissing, StorageUnavailable
+from pixorly.keys import STAGING
 from pixorly.settings import StorageSettings
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-STAGING: Final = "staging/"
 _DELETE_BATCH: Final = 1000
 _MULTIPART_FROM_BYTES: Final = 16 << 20
 """From here on in several parts at once; below, one request is cheaper and as fast."""

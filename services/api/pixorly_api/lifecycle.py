@@ -30,6 +30,7 @@ from pixorly.events import (
     SlotResult,
     Stage,
 )
+from pixorly.keys import image_prefix
 from pixorly.outcomes import Fault, Outcome, outcome_of
 from pixorly_api.errors import AlreadyStarted
 
@@ -289,7 +290,7 @@ def deleted_event(
     job_id: UUID, user_id: str, index: int, image_id: UUID, *, keys: tuple[str, ...], reason: str
 ) -> ImageDeleted:
     """Return the event that has an image removed; everything of it lies under a prefix that follows from its ids."""
-    prefix = f"users/{user_id}/{job_id}/{index}-{image_id}"
+    prefix = image_prefix(user_id, job_id, index, image_id)
     return ImageDeleted.of(job_id, user_id, image_id=image_id, prefix=prefix, keys=keys, reason=reason)
 
 

@@ -3,19 +3,43 @@
 import asyncio
 import hashlib
 import io
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from pixorly.blobs import STAGING, Blobs
+from pixorly.blobs import Blobs
+from pixorly.budget import Budget
 from pixorly.errors import InvalidImage
+from pixorly.formats import inspect, png
+from pixorly.formats.limits import Limits
+from pixorly.keys import staged_key
 from pixorly_generator.providers import GeneratedImage
 
-_MAX_PIXELS: Final = 64_000_000
-_PIL_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "AVIF")
+LIMITS: Final = Limits()
+"""Of an image that is encoded again: the uploader's own."""
+_ROOM: Final = Budget(LIMITS.max_memory_bytes)
+_BROKEN: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders and encoders raise on bytes that lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +88,38 @@ def in_format(data: bytes, wanted: str | None) -> tuple[bytes, str]:
     content_type = content_type_of(data)
     if wanted is None or content_type == f"image/{wanted}":
         return data, content_type
+    container = inspect(data, LIMITS)
     try:
-        with Image.open(io.BytesIO(data), formats=_PIL_FORMATS) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise InvalidImage(f"The image has more than {_MAX_PIXELS} pixels.")
-            picture = image.convert("RGB") if wanted == "jpeg" else image
+        if container.format == "PNG" and not png.has_every_row(data):
+            raise InvalidImage("The image is cut off: it has fewer rows than its header says.")
+        with Image.open(io.BytesIO(data), formats=[container.format]) as image:
+            LIMITS.check_size(*image.size)
+            profile = image.info.get("icc_profile") if image.mode != "CMYK" else None
+            picture = _upright(image.convert("RGB") if image.mode == "CMYK" else image)
             out = io.BytesIO()
-            picture.save(out, format=wanted.upper(), quality=92, icc_profile=image.info.get("icc_profile"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidImage from error
+            picture = _opaque(picture) if wanted == "jpeg" else picture
+            picture.save(out, format=wanted.upper(), quality=92, icc_profile=profile)
+    except _BROKEN as error:
+        raise InvalidImage(f"The image can't be decoded: {type(error).__name__}.") from error
     return out.getvalue(), f"image/{wanted}"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the picture turned as its EXIF asks, which is lost when it is encoded again."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except _BROKEN:
+        return image
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return the picture on white, for a format that knows no transparency."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    ground = Image.new("RGB", layer.size, "white")
+    ground.paste(layer, mask=layer)
+    return ground
 
 
 async def stage(
@@ -86,10 +132,20 @@ async def stage(
         StorageUnavailable: The object store failed on them.
         OutageError: The object store is away.
     """
-    data, content_type, sha256 = await asyncio.to_thread(_prepared, image.data, wanted)
-    key = f"{STAGING}{job_id}/{index}-{sha256}"
+    data, content_type, sha256 = await _in_workshop(image.data, wanted)
+    key = staged_key(job_id, index, sha256)
     await blobs.put(key, data, content_type=content_type)
     return StagedImage(index, image_id, key, content_type, sha256, len(data))
+
+
+async def _in_workshop(data: bytes, wanted: str | None) -> tuple[bytes, str, str]:
+    """Prepare an image in a thread; those that are encoded again share a bounded room."""
+    if wanted is None or content_type_of(data) == f"image/{wanted}":
+        return await asyncio.to_thread(_prepared, data, wanted)
+    container = await asyncio.to_thread(inspect, data, LIMITS)
+    # Decoded, turned into another mode, and encoded: about twice what decoding alone takes.
+    async with _ROOM.share(2 * container.memory_bytes):
+        return await asyncio.to_thread(_prepared, data, wanted)
 
 
 def _prepared(data: bytes, wanted: str | None) -> tuple[bytes, str, str]:

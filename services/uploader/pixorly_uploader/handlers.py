@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from pixorly.blobs import Blobs
+from pixorly.budget import Budget
 from pixorly.delivery import Delivery, Fail
 from pixorly.errors import InvalidImage
 from pixorly.events import ImageDeleted, ImageFailed, ImageGenerated, ImageUploaded, StoredKeys
 from pixorly.failpoints import failpoint
 from pixorly_uploader.images import Picture, Recipe
 from pixorly_uploader.ledger import Ledger
-from pixorly_uploader.workshop import Budget, Workshop
+from pixorly_uploader.workshop import Workshop
 
 CACHE_CONTROL: Final = "private, max-age=31536000, immutable"
 """The bytes under a key never change, but they are their owner's: no shared cache may keep what a signed link gave."""

@@ -17,9 +17,10 @@ import thumbhash
 from PIL import AvifImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from pixorly.errors import InvalidImage
+from pixorly.formats import CONTENT_TYPES, inspect, png
+from pixorly.formats.limits import Limits
+from pixorly.formats.parts import Container
 from pixorly_uploader import pixels, provenance
-from pixorly_uploader.formats import CONTENT_TYPES, png, read_container
-from pixorly_uploader.formats.parts import Container
 
 PLUGINS: Final = (AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 """Imported here, so that Pillow does not load every format that it knows when it meets a broken file."""
@@ -27,21 +28,6 @@ PLUGINS: Final = (AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlug
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 _THUMBHASH_PX: Final = 64
 """Thumbhash keeps fewer than eight waves a side; its limit is 100."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What an image may cost us.
-
-    Attributes:
-        max_bytes: How large the file may be.
-        max_pixels: How many pixels it may have.
-        max_memory_bytes: How much memory its decode may take.
-    """
-
-    max_bytes: int = 64 << 20
-    max_pixels: int = 64 << 20
-    max_memory_bytes: int = 320 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +107,6 @@ def set_up(limits: Limits) -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-def inspect(data: bytes, limits: Limits) -> Container:
-    """Return what the file says of itself, if it is one that may be decoded.
-
-    Raises:
-        InvalidImage: It is no image of ours, not whole, or too large.
-    """
-    if len(data) > limits.max_bytes:
-        raise InvalidImage(f"The image has {len(data)} bytes; {limits.max_bytes} are allowed.")
-    container = read_container(data)
-    _within(container.width, container.height, limits)
-    if container.memory_bytes > limits.max_memory_bytes:
-        size = f"{container.width} x {container.height}"
-        raise InvalidImage(f"The image is too large to be decoded: {size} pixels as {container.format}.")
-    return container
-
-
-def _within(width: int, height: int, limits: Limits) -> None:
-    if not width or not height:
-        raise InvalidImage("The image has no width or no height.")
-    if width * height > limits.max_pixels:
-        raise InvalidImage(f"The image has {width} x {height} pixels; {limits.max_pixels} are allowed in all.")
-
-
 def develop(data: bytes, sha256: str, container: Container, limits: Limits, recipe: Recipe) -> Picture:
     """Decode an image with this checksum that was inspected, and make what is stored of it.
 
@@ -190,7 +153,7 @@ def _decode(data: bytes, container: Container, limits: Limits, long_px: int) -> 
     try:
         with Image.open(BytesIO(data), formats=[container.format]) as image:
             width, height = image.size
-            _within(width, height, limits)
+            limits.check_size(width, height)
             # A JPEG scales while it decodes, by up to eight, and reads all of its data all the same.
             image.draft(None, (2 * long_px, 2 * long_px))
             image.load()

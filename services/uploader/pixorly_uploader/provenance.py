@@ -11,8 +11,8 @@ import zlib
 from typing import Final
 from xml.sax.saxutils import quoteattr
 
-from pixorly_uploader.formats import jpeg, png, webp
-from pixorly_uploader.formats.parts import Container
+from pixorly.formats import jpeg, png, webp
+from pixorly.formats.parts import Container
 
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 

@@ -5,8 +5,9 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
+from pixorly.formats.limits import Limits
 from pixorly.settings import AmqpSettings, Delays, LedgerClientSettings, ProcessSettings, StorageSettings
-from pixorly_uploader.images import Limits, Recipe
+from pixorly_uploader.images import Recipe
 
 _SMALLEST_PX: Final = 16
 _LARGEST_PX: Final = 4096

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from pixorly import health, service
 from pixorly.blobs import S3Blobs
 from pixorly.broker import Publisher
+from pixorly.budget import Budget
 from pixorly.delivery import Consumer, Subscription
 from pixorly.health import Check
 from pixorly.topology import queue_named
@@ -16,7 +17,7 @@ from pixorly_uploader import handlers
 from pixorly_uploader.handlers import Uploader
 from pixorly_uploader.ledger import HttpLedger
 from pixorly_uploader.settings import UploaderSettings
-from pixorly_uploader.workshop import Budget, Workshop
+from pixorly_uploader.workshop import Workshop
 
 
 def subscriptions(uploader: Uploader) -> list[Subscription]:

@@ -6,18 +6,19 @@ bounded before they begin.
 
 import asyncio
 import functools
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from prometheus_client import Histogram
 
+from pixorly.budget import Budget
 from pixorly.errors import StagedBytesMissing
+from pixorly.formats import inspect
+from pixorly.formats.limits import Limits
+from pixorly.formats.parts import Container
 from pixorly_uploader import images
-from pixorly_uploader.formats.parts import Container
-from pixorly_uploader.images import Limits, Picture, Recipe
+from pixorly_uploader.images import Picture, Recipe
 
 _T = TypeVar("_T")
 
@@ -26,59 +27,6 @@ DEVELOP_SECONDS = Histogram(
     "From an image's bytes to its thumbnails, without the wait for room and a thread.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-
-
-class Budget:
-    """An amount that callers take shares of, first come, first served.
-
-    A share larger than the whole is served alone.
-
-    Args:
-        total: The whole.
-    """
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._free = total
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    @asynccontextmanager
-    async def share(self, amount: int) -> AsyncIterator[None]:
-        """Hold `amount` while the body runs, after waiting until there is as much."""
-        amount = min(amount, self._total)
-        await self._take(amount)
-        try:
-            yield
-        finally:
-            self._give_back(amount)
-
-    async def _take(self, amount: int) -> None:
-        if not self._waiting and amount <= self._free:
-            self._free -= amount
-            return
-        turn = asyncio.get_running_loop().create_future()
-        entry = (amount, turn)
-        self._waiting.append(entry)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give_back(amount)
-            else:
-                self._waiting.remove(entry)
-                self._serve()
-            raise
-
-    def _give_back(self, amount: int) -> None:
-        self._free += amount
-        self._serve()
-
-    def _serve(self) -> None:
-        while self._waiting and (self._waiting[0][0] <= self._free or self._waiting[0][1].cancelled()):
-            amount, turn = self._waiting.popleft()
-            if not turn.cancelled():
-                self._free -= amount
-                turn.set_result(None)
 
 
 class Workshop:
@@ -110,7 +58,7 @@ class Workshop:
     def _check(self, data: bytes, sha256: str) -> Container:
         if images.checksum(data) != sha256:
             raise StagedBytesMissing("The staged bytes are not those that were announced.")
-        return images.inspect(data, self._limits)
+        return inspect(data, self._limits)
 
     def _develop(self, data: bytes, sha256: str, container: Container, recipe: Recipe) -> Picture:
         with DEVELOP_SECONDS.time():

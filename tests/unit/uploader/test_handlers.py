@@ -11,13 +11,15 @@ from pictures import encoded, picture
 from typing_extensions import override
 
 from pixorly.blobs import MemoryBlobs
+from pixorly.budget import Budget
 from pixorly.delivery import Delivery, Fail
 from pixorly.errors import InvalidImage, OutageError, StagedBytesMissing, StorageUnavailable
 from pixorly.events import ImageDeleted, ImageGenerated, ImageUploaded
+from pixorly.formats.limits import Limits
 from pixorly_uploader.handlers import Uploader, delete_image, fail_image, store_image
-from pixorly_uploader.images import Limits, Recipe
+from pixorly_uploader.images import Recipe
 from pixorly_uploader.ledger import Ledger
-from pixorly_uploader.workshop import Budget, Workshop
+from pixorly_uploader.workshop import Workshop
 
 JOB, IMAGE = UUID(int=7), UUID(int=70)
 PREFIX = f"users/demo/{JOB}/2-{IMAGE}"

@@ -26,7 +26,9 @@ from pictures import (
 from PIL import Image
 
 from pixorly.errors import InvalidImage
-from pixorly_uploader.images import Limits, Picture, Recipe, develop, examine, inspect, set_up
+from pixorly.formats import inspect
+from pixorly.formats.limits import Limits
+from pixorly_uploader.images import Picture, Recipe, develop, examine, set_up
 from pixorly_uploader.provenance import SOURCE_TYPE
 
 LIMITS = Limits()

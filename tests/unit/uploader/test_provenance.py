@@ -9,7 +9,8 @@ import pytest
 from pictures import chunk, encoded, exif_turned, picture, png, with_jpeg_segment
 from PIL import Image, ImageChops, PngImagePlugin
 
-from pixorly_uploader.images import Limits, Picture, Recipe, examine
+from pixorly.formats.limits import Limits
+from pixorly_uploader.images import Picture, Recipe, examine
 from pixorly_uploader.provenance import SOURCE_TYPE, packet
 
 LABELLED = Recipe(model='a "model" <&> \N{BLACK STAR}\x00', label_original=True)

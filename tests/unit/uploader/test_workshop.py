@@ -7,9 +7,11 @@ import threading
 import pytest
 from pictures import encoded, picture
 
+from pixorly.budget import Budget
 from pixorly.errors import InvalidImage, StagedBytesMissing
-from pixorly_uploader.images import Limits, Recipe
-from pixorly_uploader.workshop import Budget, Workshop
+from pixorly.formats.limits import Limits
+from pixorly_uploader.images import Recipe
+from pixorly_uploader.workshop import Workshop
 
 DATA = encoded(picture(), "PNG")
 SHA256 = hashlib.sha256(DATA).hexdigest()

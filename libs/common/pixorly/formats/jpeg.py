@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pixorly.errors import InvalidImage
-from pixorly_uploader.formats.parts import CUT_OFF, NO_PIXELS, TOO_MANY_PARTS, Container, Part, bounded
+from pixorly.formats.parts import CUT_OFF, NO_PIXELS, TOO_MANY_PARTS, Container, Part, bounded
 
 APP0: Final = b"\xe0"
 APP1: Final = b"\xe1"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pixorly.errors import InvalidImage
-from pixorly_uploader.formats.parts import CUT_OFF, NO_PIXELS, Container, Part, bounded
+from pixorly.formats.parts import CUT_OFF, NO_PIXELS, Container, Part, bounded
 
 _BYTES_PER_PIXEL: Final = 16
 """Measured: two canvases in libwebp, one copy, one picture."""

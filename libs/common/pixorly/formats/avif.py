@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pixorly.errors import InvalidImage
-from pixorly_uploader.formats.parts import CUT_OFF, Container, Part, bounded
+from pixorly.formats.parts import CUT_OFF, Container, Part, bounded
 
 _BYTES_PER_PIXEL: Final = 12
 """Measured: libavif's planes, their RGB, one copy, one picture."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pixorly.errors import InvalidImage
-from pixorly_uploader.formats.parts import NO_PIXELS, Container, Part, bounded
+from pixorly.formats.parts import NO_PIXELS, Container, Part, bounded
 
 MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _BYTES_PER_PIXEL: Final = {0: 2, 2: 4, 3: 1, 4: 4, 6: 4}

@@ -9,8 +9,9 @@ import struct
 from typing import Final, Protocol
 
 from pixorly.errors import InvalidImage
-from pixorly_uploader.formats import avif, gif, jpeg, png, webp
-from pixorly_uploader.formats.parts import CUT_OFF, Container, Format
+from pixorly.formats import avif, gif, jpeg, png, webp
+from pixorly.formats.limits import Limits
+from pixorly.formats.parts import CUT_OFF, Container, Format
 
 CONTENT_TYPES: Final[dict[Format, tuple[str, str]]] = {
     "PNG": ("image/png", "png"),
@@ -47,6 +48,22 @@ def read_container(data: bytes) -> Container:
         raise InvalidImage(CUT_OFF) from error
     if data[container.end :].strip(_PADDING):
         raise InvalidImage(f"Something follows the image: {len(data) - container.end} bytes.")
+    return container
+
+
+def inspect(data: bytes, limits: Limits) -> Container:
+    """Return what the file says of itself, if it is one that may be decoded.
+
+    Raises:
+        InvalidImage: It is no image of ours, not whole, or too large.
+    """
+    if len(data) > limits.max_bytes:
+        raise InvalidImage(f"The image has {len(data)} bytes; {limits.max_bytes} are allowed.")
+    container = read_container(data)
+    limits.check_size(container.width, container.height)
+    if container.memory_bytes > limits.max_memory_bytes:
+        size = f"{container.width} x {container.height}"
+        raise InvalidImage(f"The image is too large to be decoded: {size} pixels as {container.format}.")
     return container
 
 

@@ -4,7 +4,7 @@ import struct
 from typing import Final
 
 from pixorly.errors import InvalidImage
-from pixorly_uploader.formats.parts import CUT_OFF, MAX_PARTS, NO_PIXELS, TOO_MANY_PARTS, Container
+from pixorly.formats.parts import CUT_OFF, MAX_PARTS, NO_PIXELS, TOO_MANY_PARTS, Container
 
 _MAX_PIECES: Final = 500_000
 """Of one block; a full piece has 255 bytes."""
