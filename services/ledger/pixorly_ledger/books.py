@@ -13,7 +13,19 @@ from uuid import UUID
 from pixorly.db import Connection
 from pixorly.ids import new_id
 from pixorly_ledger import store
-from pixorly_ledger.rows import Account, Charge, Draw, Grant, GrantRequest, Image, Kind, Lot, Place, Return, Transfer
+from pixorly_ledger.rows import (
+    Account,
+    Charge,
+    Draw,
+    Grant,
+    GrantRequest,
+    Kind,
+    Lot,
+    NewCharge,
+    Place,
+    Return,
+    Transfer,
+)
 
 Clock = Callable[[], datetime]
 
@@ -63,6 +75,7 @@ class Book:
         self._draws: list[Draw] = []
         self._returns: list[Return] = []
         self._grants: list[Grant] = []
+        self._new_charges: list[NewCharge] = []
 
     @classmethod
     async def open(cls, connection: Connection, user_ids: Collection[str], clock: Clock) -> Self:
@@ -78,13 +91,15 @@ class Book:
             for lot in await store.find_lots(connection, owners, {draw.lot_id for draw in draws}):
                 self._lots[lot.user_id][lot.lot_id] = lot
 
-    async def post(self, connection: Connection, charges: Sequence[Charge] = (), images: Sequence[Image] = ()) -> None:
-        """Write what changed, together with the charges and images that come with it."""
-        if charges:
-            accounts = list(self._changed.values())
-            await store.post_charges(connection, charges, images, self._transfers, accounts)
-        else:
-            await self._post_moves(connection)
+    async def post(self, connection: Connection) -> None:
+        """Write what changed."""
+        if self._transfers:
+            await store.insert_transfers(connection, self._transfers)
+        accounts = list(self._changed.values())
+        if self._new_charges:
+            await store.post_charges(connection, self._new_charges, accounts, self.now)
+        elif accounts:
+            await store.save_accounts(connection, accounts)
         if self._grants:
             await store.insert_grants(connection, self._grants)
         if self._new_lots:
@@ -96,13 +111,12 @@ class Book:
         if self._returns:
             await store.save_returns(connection, self._returns)
 
-    async def _post_moves(self, connection: Connection) -> None:
-        if self._transfers:
-            await store.insert_transfers(connection, self._transfers)
-        if self._changed:
-            await store.save_accounts(connection, list(self._changed.values()))
-
     # Credits
+
+    @property
+    def charged_credits(self) -> int:
+        """What was taken for jobs."""
+        return sum(charge.amount_credits for charge in self._new_charges)
 
     def grant(self, account: Account, request: GrantRequest) -> Grant:
         """Give credits; as a lot if they expire."""
@@ -126,14 +140,31 @@ class Book:
         self._grants.append(grant)
         return grant
 
-    def take(self, account: Account, amount_credits: int, job_id: UUID) -> int:
-        """Charge a job, soonest-expiring lots first, and return how much came out of lots."""
-        wanted = min(amount_credits, account.expiring_credits)
-        if wanted:
-            self._draw(account, wanted, job_id)
+    def take(
+        self, account: Account, job_id: UUID, amount_credits: int, images: Sequence[tuple[UUID, int]]
+    ) -> NewCharge:
+        """Charge a job, soonest-expiring lots first, and keep room for its images."""
+        from_lots = min(amount_credits, account.expiring_credits)
+        if from_lots:
+            self._draw(account, from_lots, job_id)
         if amount_credits:
-            self._move(account, "charge", amount_credits, job_id=job_id)
-        return wanted
+            account.balance_credits -= amount_credits
+            account.transfer_count += 1
+        account.reserved_bytes += sum(size_bytes for _, size_bytes in images)
+        self._changed[account.user_id] = account
+        charge = NewCharge(
+            job_id,
+            account.user_id,
+            account.plan,
+            amount_credits,
+            from_lots,
+            account.balance_credits,
+            images,
+            new_id(),
+            account.transfer_count if amount_credits else None,
+        )
+        self._new_charges.append(charge)
+        return charge
 
     def _draw(self, account: Account, wanted: int, job_id: UUID) -> None:
         lots = sorted(self._live_lots(account), key=lambda lot: (lot.expires_at, lot.lot_id))
@@ -251,11 +282,6 @@ class Book:
         )
 
     # Storage
-
-    def reserve(self, account: Account, size_bytes: int) -> None:
-        """Keep room."""
-        account.reserved_bytes += size_bytes
-        self._changed[account.user_id] = account
 
     def occupy(self, account: Account, *, was_reserved: int = 0, was_stored: int = 0, stored: int = 0) -> None:
         """Let reserved or stored bytes go and count those that are stored now."""

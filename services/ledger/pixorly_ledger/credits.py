@@ -5,10 +5,10 @@ that arrive while a transaction is under way share the next one, and so do settl
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -22,7 +22,7 @@ from pixorly.grouping import Grouper
 from pixorly.outcomes import outcome_of
 from pixorly_ledger import store
 from pixorly_ledger.books import Book, Clock
-from pixorly_ledger.rows import Account, Charge, Closing, Draw, Image, Outcome
+from pixorly_ledger.rows import Account, Charge, Closing, Draw, NewCharge, Outcome
 from pixorly_ledger.settings import Plan, plan_of
 from pixorly_ledger.usage import Flow, Tally
 
@@ -66,8 +66,7 @@ class ChargeNotFound(UserError):
     code = "not_found"
 
 
-@dataclass(frozen=True, slots=True)
-class ChargeRequest:
+class ChargeRequest(NamedTuple):
     """What a job is to cost, and the room that its images are to take: id and estimated bytes by slot."""
 
     job_id: UUID
@@ -76,8 +75,7 @@ class ChargeRequest:
     images: Sequence[tuple[UUID, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Charged:
+class Charged(NamedTuple):
     """What a charge answers.
 
     Attributes:
@@ -155,20 +153,24 @@ class Credits:
 
     async def _charge_once(self, requests: Sequence[ChargeRequest]) -> Sequence[Charged | Exception]:
         async with self._database.transaction() as connection:
-            book = await Book.open(connection, {request.user_id for request in requests}, self._clock)
-            charges = await store.find_charges(connection, {request.job_id for request in requests})
+            accounts, charged = await store.lock_accounts_for_charges(
+                connection, {request.user_id for request in requests}, {request.job_id for request in requests}
+            )
+            book = Book(accounts, self._clock())
+            charges: dict[UUID, Charge | NewCharge] = {}
+            if charged:
+                charges.update(await store.find_charges(connection, charged))
             await book.load_lots(connection)
             book.expire_all()
-            new: list[Charge] = []
-            answers = [self._answer(book, charges, new, request) for request in requests]
-            await book.post(connection, new, list(_images_of(new, requests)))
+            answers = [self._answer(book, charges, request) for request in requests]
+            await book.post(connection)
             failpoint("charge.in_transaction")
         failpoint("charge.committed")
-        CHARGED.inc(sum(charge.amount_credits for charge in new))
+        CHARGED.inc(book.charged_credits)
         return answers
 
     def _answer(
-        self, book: Book, charges: dict[UUID, Charge], new: list[Charge], request: ChargeRequest
+        self, book: Book, charges: dict[UUID, Charge | NewCharge], request: ChargeRequest
     ) -> Charged | Exception:
         """Answer one request as if those before it had been answered, and those after it not yet."""
         charge = charges.get(request.job_id)
@@ -177,8 +179,8 @@ class Credits:
             refusal = self._refusal(account, request)
             if refusal or account is None:
                 return refusal or AccountNotFound()
-            charge = charges[request.job_id] = _take(book, account, request)
-            new.append(charge)
+            charge = book.take(account, request.job_id, request.amount_credits, request.images)
+            charges[request.job_id] = charge
         return _charged(charge, request)
 
     def _refusal(self, account: Account | None, request: ChargeRequest) -> UserError | None:
@@ -318,36 +320,12 @@ def _check_shape(request: ChargeRequest) -> None:
         raise InvalidRequest("The images of a job must differ.")
 
 
-def _take(book: Book, account: Account, request: ChargeRequest) -> Charge:
-    lot_credits = book.take(account, request.amount_credits, request.job_id)
-    book.reserve(account, sum(size_bytes for _, size_bytes in request.images))
-    return Charge(
-        request.job_id,
-        "open",
-        account.user_id,
-        account.plan,
-        request.amount_credits,
-        lot_credits,
-        account.balance_credits,
-        [image_id for image_id, _ in request.images],
-        book.now,
-    )
-
-
-def _charged(charge: Charge, request: ChargeRequest) -> Charged | Exception:
+def _charged(charge: Charge | NewCharge, request: ChargeRequest) -> Charged | Exception:
     if charge.status == "voided":
         return ChargeVoided()
     if charge.user_id != request.user_id:
         return InvalidRequest("This job belongs to another user.")
     return Charged(charge.job_id, charge.amount_credits, charge.balance_credits, charge.plan or "", charge.status)
-
-
-def _images_of(charges: Iterable[Charge], requests: Iterable[ChargeRequest]) -> Iterable[Image]:
-    wanted = {request.job_id: request for request in reversed(list(requests))}
-    for charge in charges:
-        request = wanted[charge.job_id]
-        for image_id, size_bytes in request.images:
-            yield Image(image_id, request.user_id, charge.job_id, size_bytes)
 
 
 def _closing(charge: Charge, settlement: Settlement, now: datetime) -> Closing:

@@ -1,6 +1,6 @@
 """The rows of the tables, as the rules need them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, NamedTuple
@@ -103,6 +103,25 @@ class Charge(NamedTuple):
         return self.amount_credits // max(1, len(self.image_ids))
 
 
+class NewCharge(NamedTuple):
+    """A charge as it is made, with its images and its transfer; a free job has none, and no place on the statement."""
+
+    job_id: UUID
+    user_id: str
+    plan: str
+    amount_credits: int
+    lot_credits: int
+    balance_credits: int
+    images: Sequence[tuple[UUID, int]]
+    transfer_id: UUID
+    seq: int | None
+
+    @property
+    def status(self) -> ChargeStatus:
+        """What it is as long as nobody has settled it."""
+        return "open"
+
+
 class Closing(NamedTuple):
     """How a charge ends."""
 
@@ -133,15 +152,6 @@ class Return(NamedTuple):
     job_id: UUID
     ordinal: int
     returned_credits: int
-
-
-class Image(NamedTuple):
-    """The storage of an image."""
-
-    image_id: UUID
-    user_id: str
-    job_id: UUID
-    bytes: int
 
 
 class Released(NamedTuple):

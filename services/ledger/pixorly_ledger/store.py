@@ -4,7 +4,7 @@ What takes several rows writes them in one statement; a single row takes a plain
 Rows of a user's are only changed while the user's account is locked.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from operator import attrgetter
@@ -21,8 +21,8 @@ from pixorly_ledger.rows import (
     Closing,
     Draw,
     Grant,
-    Image,
     Lot,
+    NewCharge,
     Released,
     Return,
     Scope,
@@ -50,22 +50,19 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def _columns(rows: Sequence[Sequence[Any]], names: Sequence[str] = ()) -> list[list[Any]]:
-    """Return rows as columns; there can be no rows only where the columns are named."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
+def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
-_MOVING: Final = (
-    "user_id",
-    "balance_credits",
-    "expiring_credits",
-    "transfer_count",
-    "used_bytes",
-    "reserved_bytes",
+def _array(values: Iterable[Any]) -> str:
+    """Return ids or numbers as PostgreSQL writes an array."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+_moving: Final = attrgetter(
+    "user_id", "balance_credits", "expiring_credits", "transfer_count", "used_bytes", "reserved_bytes"
 )
 """What of an account moves with every job."""
-
-_moving: Final = attrgetter(*_MOVING)
 
 
 # Accounts
@@ -88,6 +85,25 @@ async def lock_accounts(connection: Connection, user_ids: Collection[str]) -> li
             list(user_ids),
         )
     return [Account(*row) for row in rows]
+
+
+async def lock_accounts_for_charges(
+    connection: Connection, user_ids: Collection[str], job_ids: Collection[UUID]
+) -> tuple[list[Account], list[UUID]]:
+    """Return the accounts as `lock_accounts` does, and which of the jobs are charged already.
+
+    A charge that another process makes while this waits for a lock is not among them. It ends in a `Conflict`.
+    """
+    rows = await connection.fetch(
+        """select user_id, plan, status, balance_credits, expiring_credits, transfer_count, used_bytes,
+                  reserved_bytes, takes_allowance, allowance_month, allowance_credits,
+                  array(select job_id from charges where job_id = any($2::uuid[])) as charged
+           from accounts where user_id = any($1::text[]) order by user_id for no key update""",
+        list(user_ids),
+        list(job_ids),
+    )
+    accounts = [Account(*fields) for *fields, _ in rows]
+    return accounts, rows[0]["charged"] if rows else []
 
 
 async def insert_account(connection: Connection, user_id: str, plan: str) -> None:
@@ -346,54 +362,56 @@ async def find_charges(connection: Connection, job_ids: Collection[UUID]) -> dic
 
 
 async def post_charges(
-    connection: Connection,
-    charges: Sequence[Charge],
-    images: Sequence[Image],
-    transfers: Sequence[Transfer],
-    accounts: Sequence[Account],
+    connection: Connection, charges: Sequence[NewCharge], accounts: Sequence[Account], now: datetime
 ) -> None:
-    """Add open charges, keep room for their images, and write what that moves, at one go.
+    """Write open charges with their transfers and the room for their images, and what that leaves of the accounts.
 
-    It comes with every job, and a way to the server and back costs more than most of what is done there.
+    All at one go: it comes with every job, and each way to the server and back costs more than most of what is done
+    there.
 
     Raises:
         Conflict: A charge or an image is there already.
         InsufficientCredits: A balance would fall below zero.
     """
-    columns = _columns(charges, Charge._fields)
-    # An array of arrays would have to be even, and would come apart in unnest.
-    columns[7] = ["{" + ",".join(map(str, image_ids)) + "}" for image_ids in columns[7]]
+    rows = [
+        # An array of arrays would have to be even, and would come apart in unnest.
+        (*charge[:6], _array(i for i, _ in charge.images), _array(size for _, size in charge.images), *charge[7:])
+        for charge in charges
+    ]
     with _translated():
         await connection.execute(
-            """with charged as (
+            """with n as materialized (
+                   select job_id, user_id, plan, amount_credits, lot_credits, balance_credits,
+                          image_ids::uuid[], sizes::bigint[], transfer_id, seq
+                   from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+                               $7::text[], $8::text[], $9::uuid[], $10::bigint[])
+                        as n(job_id, user_id, plan, amount_credits, lot_credits, balance_credits, image_ids, sizes,
+                             transfer_id, seq)
+               ), charged as (
                    insert into charges (job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits,
                                         image_ids, created_at)
-                   select n.job_id, n.status, n.user_id, n.plan, n.amount_credits, n.lot_credits, n.balance_credits,
-                          n.image_ids::uuid[], n.created_at
-                   from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
-                               $7::bigint[], $8::text[], $9::timestamptz[])
-                        as n(job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits, image_ids,
-                             created_at)
+                   select job_id, 'open', user_id, plan, amount_credits, lot_credits, balance_credits, image_ids, $11
+                   from n
                ), kept as (
                    insert into images (image_id, user_id, job_id, bytes)
-                   select * from unnest($10::uuid[], $11::text[], $12::uuid[], $13::bigint[])
+                   select i.image_id, n.user_id, n.job_id, i.bytes
+                   from n, unnest(n.image_ids, n.sizes) as i(image_id, bytes)
                ), moved as (
                    insert into transfers (id, user_id, seq, kind, from_account, to_account, amount_credits,
-                                          balance_credits, job_id, grant_id, reason, created_at)
-                   select * from unnest($14::uuid[], $15::text[], $16::bigint[], $17::transfer_kind[],
-                                        $18::account_kind[], $19::account_kind[], $20::bigint[], $21::bigint[],
-                                        $22::uuid[], $23::text[], $24::text[], $25::timestamptz[])
+                                          balance_credits, job_id, created_at)
+                   select transfer_id, user_id, seq, 'charge', 'available', 'escrow', amount_credits, balance_credits,
+                          job_id, $11
+                   from n where seq is not null
                )
-               update accounts a set balance_credits = n.balance_credits, expiring_credits = n.expiring_credits,
-                                     transfer_count = n.transfer_count, used_bytes = n.used_bytes,
-                                     reserved_bytes = n.reserved_bytes
-               from unnest($26::text[], $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[], $31::bigint[])
-                    as n(user_id, balance_credits, expiring_credits, transfer_count, used_bytes, reserved_bytes)
-               where a.user_id = n.user_id""",
-            *columns,
-            *_columns(images, Image._fields),
-            *_columns(transfers, Transfer._fields),
-            *_columns([_moving(account) for account in accounts], _MOVING),
+               update accounts a set balance_credits = m.balance_credits, expiring_credits = m.expiring_credits,
+                                     transfer_count = m.transfer_count, used_bytes = m.used_bytes,
+                                     reserved_bytes = m.reserved_bytes
+               from unnest($12::text[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
+                    as m(user_id, balance_credits, expiring_credits, transfer_count, used_bytes, reserved_bytes)
+               where a.user_id = m.user_id""",
+            *_columns(rows),
+            now,
+            *_columns([_moving(account) for account in accounts]),
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from uuid import UUID
 
@@ -9,10 +10,10 @@ from pixorly.errors import InsufficientCredits, OutageError, PixorlyError, UserE
 from pixorly.events import JobSettled
 from pixorly_ledger import credits as rules
 from pixorly_ledger import storage
-from pixorly_ledger.books import Book
+from pixorly_ledger.books import PLACES, Book
 from pixorly_ledger.credits import Charged, ChargeNotFound, ChargeRequest, Credits
 from pixorly_ledger.handlers import settlement_of
-from pixorly_ledger.rows import Account, Charge, Closing, Transfer
+from pixorly_ledger.rows import Account, Charge, Closing, NewCharge, Transfer
 from pixorly_ledger.settings import Plan
 from pixorly_ledger.usage import Flow
 from simulator.bus import short
@@ -71,33 +72,46 @@ class Ledger:
         """Mirrors `Book.post`, and the schema's own refusals."""
         for transfer in book._transfers:
             self.transfers[transfer.id] = transfer
+        for charge in book._new_charges:
+            self._add(charge, book.now)
         for account in book._changed.values():
             if account.balance_credits < 0 and not self._world.broken("charges without looking"):
                 raise InsufficientCredits
             self.accounts[account.user_id] = account
 
+    def _add(self, new: NewCharge, now: datetime) -> None:
+        """Mirrors `store.post_charges`."""
+        image_ids = [image_id for image_id, _ in new.images]
+        self.charges[new.job_id] = Charge(new.job_id, "open", *new[1:6], image_ids, now)
+        self.rooms.update({image_id: Room(image_id, new.user_id, new.job_id, size) for image_id, size in new.images})
+        if new.seq is not None:
+            self.transfers[new.transfer_id] = Transfer(
+                new.transfer_id,
+                new.user_id,
+                new.seq,
+                "charge",
+                *PLACES["charge"],
+                new.amount_credits,
+                new.balance_credits,
+                new.job_id,
+                None,
+                None,
+                now,
+            )
+
     def charge(self, request: ChargeRequest) -> Charged:
         """Mirrors `_charge_once`."""
         book = self._open(request.user_id)
-        new: list[Charge] = []
-        charges = {request.job_id: self.charges[request.job_id]} if request.job_id in self.charges else {}
-        answer = self._answer(book, charges, new, request)
+        known = self.charges.get(request.job_id)
+        charges: dict[UUID, Charge | NewCharge] = {request.job_id: known} if known else {}
+        if self._world.broken("charges without looking") and not known:
+            account = book.accounts[request.user_id]
+            charges[request.job_id] = book.take(account, request.job_id, request.amount_credits, request.images)
+        answer = self._credits._answer(book, charges, request)
         self.post(book)
-        for charge in new:
-            self.charges[charge.job_id] = charge
-            for image_id, size_bytes in request.images:
-                self.rooms[image_id] = Room(image_id, request.user_id, charge.job_id, size_bytes)
         if isinstance(answer, Exception):
             raise answer
         return answer
-
-    def _answer(
-        self, book: Book, charges: dict[UUID, Charge], new: list[Charge], request: ChargeRequest
-    ) -> Charged | Exception:
-        if self._world.broken("charges without looking") and not charges:
-            charges[request.job_id] = rules._take(book, book.accounts[request.user_id], request)
-            new.append(charges[request.job_id])
-        return self._credits._answer(book, charges, new, request)
 
     def settle(self, event: JobSettled) -> None:
         """Mirrors `_settle_group` and `_close`."""
