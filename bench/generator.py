@@ -29,6 +29,7 @@ from uuid import uuid4
 
 import httpx
 import psutil  # type: ignore[import-untyped]  # it has no types of its own
+from http_load import Connection, post
 
 PIXORLY = str(Path(sys.executable).with_name("pixorly"))
 IN_FLIGHT = re.compile(r"^pixorly_provider_calls_in_flight\{[^}]*\} (\S+)$", re.MULTILINE)
@@ -83,19 +84,34 @@ async def account(dev: dict[str, Any], http: httpx.AsyncClient) -> str:
     return str(key.json()["key"])
 
 
-async def make(http: httpx.AsyncClient, jobs: int, body: dict[str, Any]) -> list[str]:
-    turns = asyncio.Semaphore(CLIENTS)
+async def make(url: str, key: str, jobs: int, body: dict[str, Any]) -> list[str]:
+    ids: list[str] = []
+    left = iter(range(jobs))
 
-    async def one() -> str:
-        headers = {"Idempotency-Key": str(uuid4())}
-        async with turns:
-            while True:
-                answer = await http.post("/v1/generations", json=body, headers=headers)
-                if answer.status_code not in {409, 429, 503}:
-                    return str(answer.raise_for_status().json()["id"])
-                await asyncio.sleep(float(answer.headers.get("retry-after", "0.2")))
+    async def client() -> None:
+        connection = await Connection.open(url)
+        for _ in left:
+            request = post("/v1/generations", json.dumps(body).encode(), key, **{"idempotency-key": str(uuid4())})
+            status, answer = await connection.send(request)
+            while status in {409, 429, 503}:
+                await asyncio.sleep(0.2)
+                status, answer = await connection.send(request)
+            assert status in {200, 202}, answer
+            ids.append(json.loads(answer)["id"])
+        connection.close()
 
-    return await asyncio.gather(*(one() for _ in range(jobs)))
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return ids
+
+
+def cpu_s(dev: dict[str, Any]) -> dict[str, float]:
+    """Return what each process of the stack, with its children, has used of the processors."""
+    used = {}
+    for name, pid in dev["pids"].items():
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            used[name] = sum(sum(each.cpu_times()[:2]) for each in [process, *process.children(recursive=True)])
+    return {**used, "this client": sum(psutil.Process().cpu_times()[:2])}
 
 
 async def queued(dev: dict[str, Any], jobs: int) -> None:
@@ -154,30 +170,43 @@ async def all_settled(http: httpx.AsyncClient, ids: list[str]) -> dict[str, int]
 
 async def measure(dev: dict[str, Any], jobs: int, body: dict[str, Any], *, live: bool) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=dev["api_url"], trust_env=False, timeout=60) as http:
-        http.headers["Authorization"] = f"Bearer {await account(dev, http)}"
+        key = await account(dev, http)
+        http.headers["Authorization"] = f"Bearer {key}"
         generator = psutil.Process(dev["pids"]["generator"])
         looks = Looks(idle_mb=generator.memory_info().rss / 1e6)
         began = asked = time.perf_counter()
+        before = cpu_s(dev)
         if live:
             watch = asyncio.create_task(look(dev, began, looks))
-            ids = await make(http, jobs, body)
+            ids = await make(dev["api_url"], key, jobs, body)
         else:
             generator.suspend()
-            ids = await make(http, jobs, body)
+            ids = await make(dev["api_url"], key, jobs, body)
             await queued(dev, jobs)
             began = time.perf_counter()
             dev["pids"]["generator"] = await replaced(generator)
             watch = asyncio.create_task(look(dev, began, looks))
         asked_s = (time.perf_counter() if live else began) - asked
+        used_s = {name: used - before.get(name, 0) for name, used in cpu_s(dev).items()}
         ends = await all_settled(http, ids)
         watch.cancel()
-        return {**asdict(looks), "asked_s": asked_s, "settled_s": time.perf_counter() - began, "ends": ends}
+        return {
+            **asdict(looks),
+            "asked_s": asked_s,
+            "asked_cpu_s": used_s,
+            "settled_s": time.perf_counter() - began,
+            "ends": ends,
+        }
 
 
 def show(found: dict[str, Any], jobs: int, latency_s: float) -> None:
     each_kb = (found["waiting_mb"] - found["idle_mb"]) * 1000 / max(found["peak_in_flight"], 1)
     print(f"{jobs} jobs of 64 px, {latency_s:g} s a call; Python {platform.python_version()}, {os.cpu_count()} cores")
     print(f"the API took them within  {found['asked_s']:8.1f} s")
+    print(
+        "  milliseconds of processor for each job:",
+        *(f"{n} {s * 1000 / jobs:.1f}," for n, s in found["asked_cpu_s"].items()),
+    )
     print(f"most calls in flight      {found['peak_in_flight']:8} after {found['peak_in_flight_s']:.1f} s")
     print(f"all settled within        {found['settled_s']:8.1f} s  {found['ends']}")
     print(f"the generator, idle       {found['idle_mb']:8.0f} MB")

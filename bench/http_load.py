@@ -27,8 +27,9 @@ class Connection:
         self._writer.close()
 
 
-def post(path: str, body: bytes, token: str) -> bytes:
+def post(path: str, body: bytes, token: str, **more: str) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in more.items())
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 

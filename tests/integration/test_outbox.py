@@ -320,8 +320,8 @@ async def test_what_the_bus_never_takes_is_tried_again_after_a_pause_and_not_in_
         soon = len(street.tried)
         await until(lambda: len(street.tried) > soon)
 
-    # With the others and then alone, every two seconds.
-    assert 2 <= soon <= 4
+    # With the others and then alone, every one to three seconds.
+    assert 2 <= soon <= 8
 
 
 async def test_the_trace_is_kept_from_the_transaction_to_the_bus_at_once_and_later(database: Database) -> None:

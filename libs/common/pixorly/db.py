@@ -49,6 +49,14 @@ async def _prepare(connection: asyncpg.Connection) -> None:
         )
 
 
+async def _leave(_: asyncpg.Connection) -> None:
+    """Leave a connection as it is when it goes back to the pool.
+
+    asyncpg ends a transaction that is open; what else it would reset by one more round trip (session settings,
+    listeners, session locks) nobody here changes.
+    """
+
+
 class Database:
     """A pool of connections to one database.
 
@@ -82,6 +90,7 @@ class Database:
                 command_timeout=self._command_timeout_s,
                 timeout=5,
                 init=_prepare,
+                reset=_leave,
             )
 
     async def close(self) -> None:

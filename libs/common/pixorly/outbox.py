@@ -60,9 +60,14 @@ class Transaction:
     connection: Connection
     _rows: list[_Row] = field(default_factory=list)
 
-    def append(self, *events: Event) -> None:
-        """Announce `events` if, and only if, the transaction commits."""
-        headers = telemetry.carried()
+    def append(self, *events: Event, trace_context: dict[str, str] | None = None) -> None:
+        """Announce `events` if, and only if, the transaction commits.
+
+        Args:
+            events: What to announce.
+            trace_context: Of the trace that they belong to, where it is not the current one.
+        """
+        headers = telemetry.carried() if trace_context is None else trace_context
         self._rows.extend(_Row(event, headers) for event in events)
 
 

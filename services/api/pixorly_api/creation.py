@@ -6,7 +6,7 @@ after a minute the sweeper abandons it and voids its charge. A refusal stores no
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -15,18 +15,20 @@ from uuid import UUID
 import orjson
 from opentelemetry import trace
 
+from pixorly import telemetry
 from pixorly.catalogue import Model
 from pixorly.db import Connection, Database
 from pixorly.errors import OutageError, UserError
 from pixorly.events import ImageParams
 from pixorly.failpoints import failpoint
+from pixorly.grouping import Grouper
 from pixorly.ids import new_id
 from pixorly.outbox import Outbox
 from pixorly_api import lifecycle, store
 from pixorly_api.errors import ChargeVoided, IdempotencyInProgress, IdempotencyKeyReused, LedgerUnreached
 from pixorly_api.hints import Announce, Changed, nobody
 from pixorly_api.ledger import Charge, Ledger
-from pixorly_api.store import Earlier, Intent, Record
+from pixorly_api.store import Asked, Charged, Earlier, Intent, Record
 
 _BYTES_PER_PIXEL: Final = {"png": 2.0, "jpeg": 0.5, "webp": 0.5}
 _THUMBNAIL_BYTES: Final = 100_000
@@ -116,6 +118,9 @@ class Creation:
         self._outbox = outbox
         self._ledger = ledger
         self._windows = windows
+        # Those that come while a transaction is under way share the next one.
+        self._note = Grouper(self._note_group)
+        self._make_promise = Grouper(self._promise_group)
 
     async def create(self, order: Order) -> Created:
         """Return a promised job for an order: a new one, or that of the request which this one repeats.
@@ -134,27 +139,23 @@ class Creation:
 
     async def _claim(self, order: Order) -> Intent | UUID:
         """Return an intent that is ours to drive forward, or the id of the promised job that the order repeats."""
-        if order.key is None and not order.repeats:
-            return await self._begin(order)
+        asked = _asked(order)
+        if not order.repeats and await self._note(asked):
+            return asked.intent
         for _ in range(_TRIES):
             async with self._database.transaction() as connection:
                 earlier = await self._earlier(connection, order)
                 if earlier is not None:
                     return await self._take_up(connection, order, earlier)
-                intent = _intent(order)
-                if order.key is None or await store.insert_idempotency_key(
-                    connection, order.user_id, order.key, order.body_hash, intent.job_id
-                ):
-                    await store.insert_intent(connection, intent, order.deadline_s, self._windows.claim_s)
-                    return intent
+                if await store.insert_intents(connection, [asked], self._windows.claim_s):
+                    return asked.intent
             # Another request with the same key came first; the next look finds it.
         raise IdempotencyInProgress(retry_after_s=1)
 
-    async def _begin(self, order: Order) -> Intent:
-        intent = _intent(order)
+    async def _note_group(self, asked: Sequence[Asked]) -> Sequence[bool]:
         async with self._database.connection() as connection:
-            await store.insert_intent(connection, intent, order.deadline_s, self._windows.claim_s)
-        return intent
+            noted = await store.insert_intents(connection, asked, self._windows.claim_s)
+        return [one.intent.job_id in noted for one in asked]
 
     async def _earlier(self, connection: Connection, order: Order) -> Earlier | None:
         """Return the job of the request that this one repeats, if it still counts."""
@@ -201,16 +202,23 @@ class Creation:
             raise
 
     async def _promise(self, intent: Intent, charge: Charge) -> Created:
-        async with self._outbox.transaction() as transaction:
-            record = await store.promise(
-                transaction.connection, intent, charge.plan, charge.balance_credits, self._windows.nudge_after_s
-            )
-            if record is not None:
-                transaction.append(lifecycle.creation(record.job))
+        charged = Charged(intent, charge.plan, charge.balance_credits)
+        record = await self._make_promise((charged, telemetry.carried()))
         if record is None:
             return await self._overtaken(intent)
         self._announce([Changed(intent.job_id, intent.user_id)])
         return Created(record, replayed=False)
+
+    async def _promise_group(self, group: Sequence[tuple[Charged, dict[str, str]]]) -> Sequence[Record | None]:
+        async with self._outbox.transaction() as transaction:
+            promised = await store.promise(
+                transaction.connection, [charged for charged, _ in group], self._windows.nudge_after_s
+            )
+            records = [promised.get(charged.intent.job_id) for charged, _ in group]
+            for record, (_, trace_context) in zip(records, group, strict=True):
+                if record is not None:
+                    transaction.append(lifecycle.creation(record.job), trace_context=trace_context)
+        return records
 
     async def _overtaken(self, intent: Intent) -> Created:
         """Answer for an intent that is one no more: another request promised it, or the sweeper gave it up."""
@@ -240,9 +248,9 @@ def _later(error: ChargeVoided | OutageError) -> OutageError:
     return OutageError("api", "The request took too long and was given up; nothing was charged.", retry_after_s=1)
 
 
-def _intent(order: Order) -> Intent:
+def _asked(order: Order) -> Asked:
     span = trace.get_current_span().get_span_context()
-    return Intent(
+    intent = Intent(
         job_id=new_id(),
         user_id=order.user_id,
         model=order.model.id,
@@ -256,3 +264,4 @@ def _intent(order: Order) -> Intent:
         trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
         fallback_models=tuple(model.id for model in order.fallbacks),
     )
+    return Asked(intent, order.key, order.deadline_s)

@@ -44,7 +44,7 @@ class Parts:
     dead: DeadLetters
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 

@@ -25,6 +25,9 @@ from pixorly_api.lifecycle import Job, Slot
 
 _JOB_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, plan, calls,
     credits_per_image, created_at, deadline, started_at, settled_at, retry_count"""
+_PROMISED_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, jobs.plan, calls,
+    credits_per_image, created_at, deadline, started_at, settled_at, retry_count, metadata, version, balance_credits,
+    trace_id"""
 _READ_COLUMNS: Final = f"{_JOB_COLUMNS}, metadata, version, balance_credits, trace_id"
 _IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, original_key, thumbnail_keys, bytes, width, height,
     content_type, sha256, thumbhash, created_at"""
@@ -56,6 +59,24 @@ class Intent:
     def amount_credits(self) -> int:
         """What the whole job costs."""
         return self.credits_per_image * len(self.image_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An intent to be noted, its client's idempotency key, and how long the job may take."""
+
+    intent: Intent
+    key: str | None
+    deadline_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """An intent whose charge was made: the payer's plan, and what the charge left."""
+
+    intent: Intent
+    plan: str
+    balance_credits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,44 +163,55 @@ class ApiKey:
 # Creating a job.
 
 
-async def insert_intent(connection: Connection, intent: Intent, deadline_s: int, claim_s: float) -> None:
-    """Note that a job was asked for, at work on by us for `claim_s` seconds."""
-    await connection.execute(
-        """insert into jobs (job_id, user_id, status, model, prompt, params, n, image_ids, calls, credits_per_image,
+async def insert_intents(connection: Connection, asked: Sequence[Asked], claim_s: float) -> set[UUID]:
+    """Note jobs that were asked for, each tied to its key, at work on by us for `claim_s` seconds.
+
+    Returns:
+        The ids of those that are noted: a job whose key is tied to another one is not.
+    """
+    rows = await connection.fetch(
+        """with asked as (
+               select * from jsonb_to_recordset($1) as given(
+                   job_id uuid, user_id text, key text, body_hash text, model text, prompt text, params jsonb,
+                   image_ids uuid[], calls jsonb, credits_per_image bigint, metadata jsonb, trace_id text,
+                   fallback_models text[], deadline_s integer)),
+           tied as (
+               insert into idempotency_keys (user_id, key, body_hash, job_id)
+               select user_id, key, decode(body_hash, 'hex'), job_id from asked where key is not null
+               -- In one order everywhere, so that two groups never wait for each other.
+               order by user_id, key
+               on conflict (user_id, key) do nothing returning job_id)
+           insert into jobs (job_id, user_id, status, model, prompt, params, n, image_ids, calls, credits_per_image,
                              metadata, body_hash, trace_id, fallback_models, deadline, claimed_until)
-           values ($1, $2, 'intent', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-                   now() + make_interval(secs => $14), now() + make_interval(secs => $15))""",
-        intent.job_id,
-        intent.user_id,
-        intent.model,
-        intent.prompt,
-        intent.params.model_dump(mode="json"),
-        len(intent.image_ids),
-        list(intent.image_ids),
-        [call.model_dump(mode="json") for call in intent.calls],
-        intent.credits_per_image,
-        dict(intent.metadata),
-        intent.body_hash,
-        intent.trace_id,
-        list(intent.fallback_models),
-        deadline_s,
+           select job_id, user_id, 'intent', model, prompt, params, cardinality(image_ids), image_ids, calls,
+                  credits_per_image, metadata, decode(body_hash, 'hex'), trace_id, fallback_models,
+                  now() + make_interval(secs => deadline_s), now() + make_interval(secs => $2)
+           from asked where key is null or job_id in (select job_id from tied)
+           returning job_id""",
+        [_row_of(one) for one in asked],
         claim_s,
     )
+    return {row["job_id"] for row in rows}
 
 
-async def insert_idempotency_key(
-    connection: Connection, user_id: str, key: str, body_hash: bytes, job_id: UUID
-) -> bool:
-    """Tie a key to a job; False if it is tied already."""
-    tied = await connection.fetchval(
-        """insert into idempotency_keys (user_id, key, body_hash, job_id) values ($1, $2, $3, $4)
-           on conflict (user_id, key) do nothing returning true""",
-        user_id,
-        key,
-        body_hash,
-        job_id,
-    )
-    return bool(tied)
+def _row_of(asked: Asked) -> dict[str, Any]:
+    intent = asked.intent
+    return {
+        "job_id": intent.job_id,
+        "user_id": intent.user_id,
+        "key": asked.key,
+        "body_hash": intent.body_hash.hex(),
+        "model": intent.model,
+        "prompt": intent.prompt,
+        "params": intent.params.model_dump(mode="json"),
+        "image_ids": intent.image_ids,
+        "calls": [call.model_dump(mode="json") for call in intent.calls],
+        "credits_per_image": intent.credits_per_image,
+        "metadata": dict(intent.metadata),
+        "trace_id": intent.trace_id,
+        "fallback_models": intent.fallback_models,
+        "deadline_s": asked.deadline_s,
+    }
 
 
 async def earlier_by_key(connection: Connection, user_id: str, key: str, ttl_s: float) -> Earlier | None:
@@ -263,29 +295,30 @@ async def forget_intent(connection: Connection, job_id: UUID) -> None:
     )
 
 
-async def promise(
-    connection: Connection, intent: Intent, plan: str, balance_credits: int, nudge_s: float
-) -> Record | None:
-    """Make an intent a pending job with its slots; None if it is an intent no more."""
-    row = await connection.fetchrow(
-        f"""update jobs set status = 'pending', plan = $2, balance_credits = $3, news_at = now(),
-                   deadline = now() + (deadline - created_at), nudge_at = now() + make_interval(secs => $4)
-            where job_id = $1 and status = 'intent' returning {_READ_COLUMNS}""",  # noqa: S608 - constants
-        intent.job_id,
-        plan,
-        balance_credits,
+async def promise(connection: Connection, charged: Sequence[Charged], nudge_s: float) -> dict[UUID, Record]:
+    """Make intents pending jobs with their slots, and return them by id: those that were intents still."""
+    rows = await connection.fetch(
+        f"""with promised as (
+                update jobs set status = 'pending', plan = charged.plan, balance_credits = charged.balance,
+                       news_at = now(), deadline = now() + (deadline - created_at),
+                       nudge_at = now() + make_interval(secs => $4)
+                from unnest($1::uuid[], $2::text[], $3::bigint[]) as charged(id, plan, balance)
+                where job_id = charged.id and status = 'intent'
+                returning {_PROMISED_COLUMNS}, image_ids),
+            made as (
+                insert into slots (job_id, user_id, index, image_id)
+                select job_id, user_id, place - 1, image_id
+                from promised, unnest(image_ids) with ordinality as given(image_id, place))
+            select * from promised""",  # noqa: S608 - constants
+        [one.intent.job_id for one in charged],
+        [one.plan for one in charged],
+        [one.balance_credits for one in charged],
         nudge_s,
     )
-    if row is None:
-        return None
-    await connection.execute(
-        """insert into slots (job_id, user_id, index, image_id)
-           select $1, $2, place - 1, image_id from unnest($3::uuid[]) with ordinality as given(image_id, place)""",
-        intent.job_id,
-        intent.user_id,
-        list(intent.image_ids),
-    )
-    return _record(row, tuple(Slot(index, image_id) for index, image_id in enumerate(intent.image_ids)), ())
+    return {
+        row["job_id"]: _record(row, tuple(Slot(index, image_id) for index, image_id in enumerate(row["image_ids"])), ())
+        for row in rows
+    }
 
 
 async def status_of(connection: Connection, job_id: UUID) -> str | None:

@@ -9,8 +9,9 @@ class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings, OfferSet
     """What the generator takes."""
 
     generator_database_url: SecretStr
-    generator_concurrency: int = Field(default=1024, ge=1)
-    """How many jobs a process works on at once; the pool of provider connections has the same size."""
+    generator_concurrency: int = Field(default=1280, ge=1)
+    """How many messages a process works on at once, and so how many jobs: a repeated one takes a place, too. It also
+    sizes the pool of provider connections."""
     shutdown_grace_s: float = Field(default=60, ge=0)
     """Longer than elsewhere: a call that is cut off here is paid for and must be made again."""
     lease_s: float = Field(default=20, gt=1)
