@@ -52,6 +52,8 @@ class ProcessSettings(Settings):
     log_level: str = "INFO"
     http_host: str = "127.0.0.1"
     http_port: int = 8080
+    trusted_proxies: Names = ("127.0.0.1",)
+    """Whose `X-Forwarded-For` says where a request comes from: addresses or networks; `*` is anybody's."""
     shutdown_grace_s: float = Field(default=25, ge=0)
     """How long a process that is told to stop may finish what it has."""
     failpoints: str = ""

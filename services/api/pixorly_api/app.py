@@ -13,16 +13,17 @@ from pixorly.broker import Publisher
 from pixorly.db import Database, migrate
 from pixorly.health import Check
 from pixorly.outbox import Outbox
-from pixorly_api.auth import Auth
+from pixorly_api.auth import Auth, Members
 from pixorly_api.creation import Creation, Windows
 from pixorly_api.dead import DeadLetters
 from pixorly_api.edge import Edge
 from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.hints import Hints
 from pixorly_api.jobs import Jobs
-from pixorly_api.ledger import HttpLedger
+from pixorly_api.ledger import HttpLedger, Ledger
 from pixorly_api.links import Cdn, CloudFront, Links, Presigned
 from pixorly_api.live import Watcher
+from pixorly_api.oidc import Issuer, Oidc
 from pixorly_api.parts import Parts
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
 from pixorly_api.routes import account, admin, dead, generations, images, streams
@@ -104,6 +105,22 @@ async def make_links(settings: ApiSettings, stack: AsyncExitStack) -> Links:
     return Cdn(domain, private) if domain else private
 
 
+def members_of(settings: ApiSettings, ledger: Ledger, stack: AsyncExitStack) -> Members | None:
+    """Return what tells the users of an identity provider; None where there is none."""
+    if not settings.oidc_issuer or not settings.oidc_audience:
+        return None
+    issuer = Issuer(
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        jwks_url=settings.oidc_jwks_url,
+        plan_claim=settings.oidc_plan_claim,
+        leeway_s=settings.oidc_leeway_s,
+    )
+    oidc = Oidc(issuer)
+    stack.push_async_callback(oidc.close)
+    return Members(oidc, ledger)
+
+
 def windows_of(settings: ApiSettings) -> Windows:
     """Return how long what lasts."""
     return Windows(
@@ -141,7 +158,12 @@ def build(settings: ApiSettings) -> FastAPI:
                 settings=settings,
                 database=database,
                 catalogue=catalogue.load(settings.models_file),
-                auth=Auth(database, settings.admin_key),
+                auth=Auth(
+                    database,
+                    settings.admin_key,
+                    members=members_of(settings, ledger, stack),
+                    failures_per_minute=settings.failed_auth_per_minute,
+                ),
                 jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce),
                 creation=Creation(database, outbox, ledger, windows_of(settings), announce=hints.announce),
                 ledger=ledger,

@@ -4,27 +4,36 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from urllib.parse import quote
 from uuid import UUID
 
+import structlog
 from pydantic import SecretStr
 
 from pixorly.db import Database
+from pixorly.errors import InvalidRequest
 from pixorly.ids import new_id
 from pixorly_api import store
-from pixorly_api.errors import Forbidden, NotFound, Unauthorized
+from pixorly_api.errors import AccountNotFound, Forbidden, NotFound, RateLimited, Unauthorized
 from pixorly_api.fields import Scope
+from pixorly_api.ledger import Ledger
+from pixorly_api.oidc import Identity, Oidc
 from pixorly_api.store import ApiKey
 
+_log = structlog.get_logger()
 PREFIX: Final = "px_live_"
 STREAM_PREFIX: Final = "px_stream_"
 _SHOWN: Final = len(PREFIX) + 4
 _SECRET_BYTES: Final = 32
-_LONGEST: Final = 200
+_LONGEST: Final = 8192
+_JWT_DOTS: Final = 2
+_MINUTE_S: Final = 60.0
 _CACHE_S: Final = 5.0
 _CACHE_SIZE: Final = 10_000
 _TOUCH_S: Final = 60.0
@@ -53,6 +62,87 @@ def hash_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+_OF_MEMBERS: Final = frozenset({"generate", "read"})
+"""What a user of an identity provider may do."""
+
+
+class Members:
+    """The users of an identity provider; an account is opened on the first call of each.
+
+    Args:
+        oidc: Checks tokens.
+        ledger: Has the accounts.
+    """
+
+    def __init__(self, oidc: Oidc, ledger: Ledger) -> None:
+        self._oidc = oidc
+        self._ledger = ledger
+        self._known: OrderedDict[str, None] = OrderedDict()
+
+    async def user_id(self, token: str) -> str:
+        """Return the user that a token stands for, who has an account now.
+
+        Raises:
+            OutageError: The provider or the ledger is away.
+            Unauthorized: The token is not valid.
+        """
+        identity = await self._oidc.identify(token)
+        if identity.user_id not in self._known:
+            await self._open(identity)
+            self._known[identity.user_id] = None
+            while len(self._known) > _CACHE_SIZE:
+                self._known.popitem(last=False)
+        return identity.user_id
+
+    async def _open(self, identity: Identity) -> None:
+        path = f"/internal/accounts/{quote(identity.user_id, safe='')}"
+        try:
+            await self._ledger.get(path)
+        except AccountNotFound:
+            plan = {"plan": identity.plan} if identity.plan else {}
+            try:
+                await self._ledger.send("PUT", path, plan)
+            except InvalidRequest:
+                # A plan that is none of ours: the user gets in, on the one that everybody has.
+                _log.warning("a token names no plan of ours", plan=identity.plan)
+                await self._ledger.send("PUT", path, {})
+
+
+class Failures:
+    """Counts requests without a valid key by where they come from.
+
+    Args:
+        per_minute: How many are answered with 401; 0 is any number.
+        monotonic: Tells the time.
+    """
+
+    def __init__(self, per_minute: int, monotonic: Callable[[], float]) -> None:
+        self._per_minute = per_minute
+        self._monotonic = monotonic
+        self._minute = 0.0
+        self._counts: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, address: str) -> Iterator[None]:
+        """Count a failure of the body.
+
+        Raises:
+            RateLimited: It failed, as too many have before it.
+        """
+        try:
+            yield
+        except Unauthorized:
+            if not self._per_minute:
+                raise
+            now = self._monotonic()
+            if now - self._minute >= _MINUTE_S or len(self._counts) > _CACHE_SIZE:
+                self._minute, self._counts = now, Counter()
+            self._counts[address] += 1
+            if self._counts[address] > self._per_minute:
+                raise RateLimited(retry_after_s=max(1.0, self._minute + _MINUTE_S - now)) from None
+            raise
+
+
 @dataclass(slots=True)
 class _Known:
     key: ApiKey
@@ -67,30 +157,52 @@ class Auth:
     Args:
         database: Where the keys are.
         admin_key: The operator's key; empty is none.
+        members: Tells the users of an identity provider.
+        failures_per_minute: How many requests without a valid key an address may make; 0 is any number.
         monotonic: Tells the time for the memory.
     """
 
     def __init__(
-        self, database: Database, admin_key: SecretStr, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        admin_key: SecretStr,
+        *,
+        members: Members | None = None,
+        failures_per_minute: int = 0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._members = members
+        self._failures = Failures(failures_per_minute, monotonic)
         self._admin_hash = hash_of(admin_key.get_secret_value()) if admin_key.get_secret_value() else None
         self._monotonic = monotonic
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._used: dict[UUID, float] = {}
 
-    async def caller(self, authorization: str | None, scope: Scope) -> Caller:
+    async def caller(self, authorization: str | None, scope: Scope, address: str = "") -> Caller:
         """Return who calls.
 
         Args:
             authorization: The request's header.
             scope: What the call needs.
+            address: Where it comes from; too many failures from there are answered with a wait.
 
         Raises:
             Forbidden: The key may not do that.
+            RateLimited: There is no valid key, and there were too many such requests from this address.
             Unauthorized: There is no valid key.
         """
-        digest = hash_of(_bearer(authorization))
+        with self._failures.counted(address):
+            return await self._caller(_bearer(authorization), scope)
+
+    async def _caller(self, key: str, scope: Scope) -> Caller:
+        if self._members and key.count(".") == _JWT_DOTS and not key.startswith(PREFIX):
+            if scope == "admin":
+                raise Forbidden("A user's token opens no admin call.")
+            return Caller(await self._members.user_id(key), _OF_MEMBERS)
+        return await self._holder(hash_of(key), scope)
+
+    async def _holder(self, digest: bytes, scope: Scope) -> Caller:
         if self._admin_hash and hmac.compare_digest(digest, self._admin_hash):
             if scope == "admin":
                 return ADMIN
@@ -155,16 +267,18 @@ class Auth:
         async with self._database.connection() as connection:
             return token, await store.insert_stream_token(connection, hash_of(token), user_id, ttl_s)
 
-    async def listener(self, token: str) -> Caller:
+    async def listener(self, token: str, address: str = "") -> Caller:
         """Return who opens a stream with a token.
 
         Raises:
+            RateLimited: It is none, and there were too many such requests from this address.
             Unauthorized: It is none, or has expired.
         """
-        async with self._database.connection() as connection:
-            user_id = await store.user_of_stream_token(connection, hash_of(token))
-        if user_id is None:
-            raise Unauthorized("This stream token is not valid, or not any more; get another.")
+        with self._failures.counted(address):
+            async with self._database.connection() as connection:
+                user_id = await store.user_of_stream_token(connection, hash_of(token))
+            if user_id is None:
+                raise Unauthorized("This stream token is not valid, or not any more; get another.")
         return Caller(user_id, frozenset({"read"}))
 
     async def keys_of(self, user_id: str) -> list[ApiKey]:

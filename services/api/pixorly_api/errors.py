@@ -21,6 +21,12 @@ class Unauthorized(UserError):
     code = "unauthorized"
 
 
+class RateLimited(UserError):
+    """There were too many requests; `retry_after_s` says when the next is welcome."""
+
+    code = "rate_limited"
+
+
 class Forbidden(UserError):
     """This key may not do that."""
 

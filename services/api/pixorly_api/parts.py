@@ -55,7 +55,7 @@ def _caller(scope: Scope) -> Callable[..., Awaitable[Caller]]:
         parts: Annotated[Parts, Depends(_parts)],
         _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Caller:
-        return await parts.auth.caller(request.headers.get("authorization"), scope)
+        return await parts.auth.caller(request.headers.get("authorization"), scope, _address(request))
 
     return caller
 
@@ -132,8 +132,12 @@ async def _listener(
     ] = None,
 ) -> Caller:
     if token is not None and credentials is None:
-        return await parts.auth.listener(token)
-    return await parts.auth.caller(request.headers.get("authorization"), "read")
+        return await parts.auth.listener(token, _address(request))
+    return await parts.auth.caller(request.headers.get("authorization"), "read", _address(request))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 P = Annotated[Parts, Depends(_parts)]

@@ -1,8 +1,9 @@
 """The api's settings, of its HTTP process and of its worker."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 
 from pixorly.settings import AmqpSettings, LedgerClientSettings, Names, ProcessSettings, StorageSettings
 
@@ -79,3 +80,9 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     """An RSA key as PEM; a backslash and an n may stand for each end of a line."""
     link_ttl_s: int = Field(default=3600, ge=1, le=604_800)
     """How long a link to a private image is good."""
+
+    @model_validator(mode="after")
+    def _tokens_are_for_somebody(self) -> Self:
+        if self.oidc_issuer and not self.oidc_audience:
+            raise ValueError("PIXORLY_OIDC_AUDIENCE must be set where PIXORLY_OIDC_ISSUER is")
+        return self
