@@ -29,8 +29,8 @@ from pixorly_api.lifecycle import Job, Slot
 _JOB_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, plan, calls,
     visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count"""
 _PROMISED_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, jobs.plan, calls,
-    visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count, metadata, version, balance_credits,
-    trace_id"""
+    visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count, metadata, version,
+    balance_credits, trace_id"""
 _READ_COLUMNS: Final = f"{_JOB_COLUMNS}, metadata, version, balance_credits, trace_id"
 _IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, visibility, original_key, thumbnail_keys, bytes,
     thumbnail_bytes, width, height, content_type, sha256, thumbhash, created_at"""
