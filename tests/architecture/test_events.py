@@ -128,7 +128,7 @@ def test_a_handler_is_named_for_what_it_does_to_what(queue: object) -> None:
     name = str(getattr(queue, "name", ""))
     verb, _, noun = name.partition(".")[2].partition("_")
 
-    assert verb in {"close", "delete", "follow", "generate", "settle", "store"}
+    assert verb in {"close", "delete", "follow", "generate", "move", "settle", "store"}
     assert noun in {"dead", "image", "job"}
 
 

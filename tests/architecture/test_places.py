@@ -46,9 +46,9 @@ BORDERS: Final = {
     "httpcore": ("pixorly_generator/providers/fetch.py",),
     "httpx": ("*/ledger.py", "pixorly_generator/providers/*.py", "pixorly_client/*", "pixorly_stack/*"),
     "obstore": ("pixorly/blobs.py",),
-    "aioboto3": ("pixorly/blobs.py",),
-    "aiobotocore": ("pixorly/blobs.py",),
-    "botocore": ("pixorly/blobs.py", "pixorly_api/links.py"),
+    "aioboto3": ("pixorly/blobs.py", "pixorly_uploader/cdn.py"),
+    "aiobotocore": ("pixorly/blobs.py", "pixorly_uploader/cdn.py"),
+    "botocore": ("pixorly/blobs.py", "pixorly_api/links.py", "pixorly_uploader/cdn.py"),
     "PIL": (
         "pixorly_generator/staging.py",
         "pixorly_generator/providers/drawing.py",

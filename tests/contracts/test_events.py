@@ -67,13 +67,15 @@ def test_what_the_first_version_left_out_has_its_old_meaning() -> None:
         event = read(kind)
         return {name: getattr(event, name) for name in set(type(event).model_fields) - event.model_fields_set}
 
-    assert defaults("job.created") == {"fallback_models": ()}
+    assert defaults("job.created") == {"fallback_models": (), "visibility": "private"}
     assert defaults("job.started") == {"call_no": 0, "model": None}
     assert defaults("job.retrying") == {"index": 0, "message": ""}
-    assert defaults("image.generated") == {"model": None, "prompt_revised": None}
+    assert defaults("image.generated") == {"model": None, "prompt_revised": None, "visibility": "private"}
     assert defaults("image.uploaded") == {"thumbnail_bytes": 0, "model": None}
     assert defaults("image.failed") == {}
     assert defaults("image.deleted") == {"keys": ()}
+    assert defaults("image.moving") == defaults("image.moved") == {}
+    assert defaults("image.vacated") == {"move": 0}
     for kind in ("job.completed", "job.failed", "job.canceled"):
         assert defaults(kind) == {"started_at": None, "retry_count": 0}
 

@@ -14,6 +14,7 @@ from pixorly.ids import derived_id
 
 UserId = str
 Stage = Literal["generate", "upload", "settle"]
+Visibility = Literal["private", "public"]
 
 
 def utcnow() -> datetime:
@@ -110,6 +111,8 @@ class JobCreated(Event):
     image_ids: tuple[UUID, ...]
     calls: tuple[PlannedCall, ...]
     fallback_models: tuple[str, ...] = ()
+    visibility: Visibility = "private"
+    """Who may read the images, until their owner changes it."""
 
 
 class JobStarted(Event):
@@ -153,6 +156,8 @@ class ImageGenerated(Event):
     bytes: int = Field(ge=0)
     model: str | None = None
     prompt_revised: str | None = None
+    visibility: Visibility = "private"
+    """Who may read the image when it is stored, as job.created said."""
 
 
 class ImageUploaded(Event):
@@ -238,6 +243,47 @@ class ImageDeleted(Event):
     reason: str
 
 
+class ImageMoving(Event):
+    """The image's visibility was changed: it is to be copied to where it belongs now."""
+
+    type = "image.moving"
+    identity = ("image_id", "move")
+
+    index: int = Field(ge=0)
+    image_id: UUID
+    move: int = Field(ge=1)
+    """Counts the moves of one image."""
+    source: StoredKeys
+    target: StoredKeys
+    """Names that were never used before."""
+    content_type: str
+    """Of the original."""
+    bytes: int = Field(ge=0)
+    """Original and thumbnails together."""
+
+
+class ImageMoved(Event):
+    """The image lies at the target of a move, too."""
+
+    type = "image.moved"
+    identity = ("image_id", "move")
+
+    image_id: UUID
+    move: int = Field(ge=1)
+
+
+class ImageVacated(Event):
+    """The image lies elsewhere: what is left under these names must go. They are never used again."""
+
+    type = "image.vacated"
+    identity = ("image_id", "move")
+
+    image_id: UUID
+    move: int = Field(default=0, ge=0)
+    """The move that left them behind; 0 for an upload that came again after the image had moved."""
+    keys: tuple[str, ...] = Field(min_length=1)
+
+
 EVENTS: Final[dict[str, type[Event]]] = {
     event.type: event
     for event in (
@@ -251,6 +297,9 @@ EVENTS: Final[dict[str, type[Event]]] = {
         JobFailed,
         JobCanceled,
         ImageDeleted,
+        ImageMoving,
+        ImageMoved,
+        ImageVacated,
     )
 }
 """By type."""

@@ -7,12 +7,10 @@ dead, and to delete what lies under an old name is harmless however late it happ
 
 import re
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
-from pixorly.events import StoredKeys
-
-Visibility = Literal["private", "public"]
+from pixorly.events import StoredKeys, Visibility
 
 STAGING: Final = "staging/"
 PUBLIC: Final = "public/"

@@ -19,7 +19,10 @@ from pixorly.events import (
     ImageDeleted,
     ImageFailed,
     ImageGenerated,
+    ImageMoved,
+    ImageMoving,
     ImageUploaded,
+    ImageVacated,
     JobCanceled,
     JobCompleted,
     JobCreated,
@@ -100,15 +103,16 @@ QUEUES: Final = (
     WorkQueue("generator.close_job", (JobCompleted, JobFailed, JobCanceled)),
     WorkQueue("uploader.store_image", (ImageGenerated,)),
     WorkQueue("uploader.delete_image", (ImageDeleted,)),
+    WorkQueue("uploader.move_image", (ImageMoving, ImageVacated)),
     WorkQueue("ledger.settle_job", (JobCompleted, JobFailed, JobCanceled)),
-    WorkQueue("api.follow_job", (JobStarted, JobRetrying, ImageGenerated, ImageUploaded, ImageFailed)),
+    WorkQueue("api.follow_job", (JobStarted, JobRetrying, ImageGenerated, ImageUploaded, ImageFailed, ImageMoved)),
     WorkQueue("api.settle_dead", dead_keys=("generator.generate_image", "uploader.store_image")),
 )
 
 PUBLISHES: Final[dict[str, tuple[type[Event], ...]]] = {
-    "api": (JobCreated, JobCompleted, JobFailed, JobCanceled, ImageDeleted),
+    "api": (JobCreated, JobCompleted, JobFailed, JobCanceled, ImageDeleted, ImageMoving, ImageVacated),
     "generator": (JobStarted, JobRetrying, ImageGenerated, ImageFailed),
-    "uploader": (ImageUploaded, ImageFailed, JobRetrying),
+    "uploader": (ImageUploaded, ImageFailed, ImageMoved, JobRetrying),
     "ledger": (),
 }
 """Which service publishes what."""

@@ -19,6 +19,7 @@ from pixorly_api.dead import DeadLetters
 from pixorly_api.edge import Edge
 from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.hints import Hints
+from pixorly_api.images import Images
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger, Ledger
 from pixorly_api.links import Cdn, CloudFront, Links, Presigned
@@ -165,6 +166,7 @@ def build(settings: ApiSettings) -> FastAPI:
                     failures_per_minute=settings.failed_auth_per_minute,
                 ),
                 jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce),
+                images=Images.of(outbox, settings, hints.announce),
                 creation=Creation(database, outbox, ledger, windows_of(settings), announce=hints.announce),
                 ledger=ledger,
                 links=await make_links(settings, stack),

@@ -19,7 +19,7 @@ from pixorly import telemetry
 from pixorly.catalogue import Model
 from pixorly.db import Connection, Database
 from pixorly.errors import OutageError, UserError
-from pixorly.events import ImageParams
+from pixorly.events import ImageParams, Visibility
 from pixorly.failpoints import failpoint
 from pixorly.grouping import Grouper
 from pixorly.ids import new_id
@@ -51,6 +51,7 @@ class Order:
         key: The client's idempotency key.
         repeats: Whether the client says that it has sent this very request before, without a key.
         fallbacks: What may make the images where the model is gone or away, in this order.
+        visibility: Who may read the images.
     """
 
     user_id: str
@@ -64,6 +65,7 @@ class Order:
     key: str | None = None
     repeats: bool = False
     fallbacks: tuple[Model, ...] = ()
+    visibility: Visibility = "private"
 
     def repeated(self) -> "Order":
         """Return the order as one that the client says it has sent before."""
@@ -263,5 +265,6 @@ def _asked(order: Order) -> Asked:
         body_hash=order.body_hash,
         trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
         fallback_models=tuple(model.id for model in order.fallbacks),
+        visibility=order.visibility,
     )
     return Asked(intent, order.key, order.deadline_s)

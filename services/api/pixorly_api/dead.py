@@ -17,7 +17,16 @@ from pixorly.broker import ATTEMPT_HEADER, Publisher
 from pixorly.db import Database
 from pixorly.delivery import REASON_HEADER
 from pixorly.errors import InvalidRequest, OutageError
-from pixorly.events import ImageDeleted, ImageUploaded, JobCanceled, JobCompleted, JobFailed
+from pixorly.events import (
+    ImageDeleted,
+    ImageMoved,
+    ImageMoving,
+    ImageUploaded,
+    ImageVacated,
+    JobCanceled,
+    JobCompleted,
+    JobFailed,
+)
 from pixorly.topology import QUEUES, RETRY_EXCHANGE, WorkQueue
 from pixorly_api import lifecycle, store
 from pixorly_api.errors import NotFound
@@ -29,7 +38,17 @@ WAITING = Gauge("pixorly_dead_letters_waiting", "Messages that wait for a person
 HANDLED = Counter("pixorly_dead_letters_handled", "Messages that a person dealt with, by how.", ["queue", "fate"])
 
 OUTLIVES_ITS_JOB: Final = frozenset(
-    event.type for event in (JobCompleted, JobFailed, JobCanceled, ImageUploaded, ImageDeleted)
+    event.type
+    for event in (
+        JobCompleted,
+        JobFailed,
+        JobCanceled,
+        ImageUploaded,
+        ImageDeleted,
+        ImageMoving,
+        ImageMoved,
+        ImageVacated,
+    )
 )
 """What a settled job still needs handled: its money and its clearing up. A repeat of these changes nothing."""
 

@@ -31,7 +31,6 @@ from pixorly_api import lifecycle, store
 from pixorly_api.errors import NotFound
 from pixorly_api.hints import Announce, Changed, nobody
 from pixorly_api.lifecycle import Job, Rule, Slot, Step
-from pixorly_api.store import Image
 
 _log = structlog.get_logger()
 _GROUP = 64
@@ -113,26 +112,6 @@ class Jobs:
             answers = await self._apply(transaction, [Change(job_id, rule) for job_id in job_ids])
         self._tell(answers)
         return len(job_ids)
-
-    async def delete_image(self, user_id: str, image_id: UUID) -> None:
-        """Have an image of a user's removed; a repeat changes nothing.
-
-        Raises:
-            NotFound: The user never had it.
-        """
-        async with self._outbox.transaction() as transaction:
-            connection = transaction.connection
-            image = await store.bury_image(connection, user_id, image_id)
-            if image is None:
-                if not await store.was_deleted(connection, user_id, image_id):
-                    raise NotFound
-                return
-            event = _deleted(image)
-            # The job before the deletion: a late upload locks them in this order too.
-            await store.touch_job(connection, image.job_id)
-            await store.add_deletions(connection, [(image.index, event)], self._delete_again_after_s)
-            transaction.append(event)
-        self._announce([Changed(image.job_id, user_id)])
 
     async def _change_group(self, changes: Sequence[Change]) -> Sequence[Job | Exception | None]:
         async with self._outbox.transaction() as transaction:
@@ -229,12 +208,6 @@ def _maker(job: Job, slot: Slot, uploaded: ImageUploaded) -> str:
 
 def _index_of(job: Job, event: ImageDeleted) -> int:
     return next(slot.index for slot in job.slots if slot.image_id == event.image_id)
-
-
-def _deleted(image: Image) -> ImageDeleted:
-    return lifecycle.deleted_event(
-        image.job_id, image.user_id, image.index, image.image_id, keys=image.keys, reason="user"
-    )
 
 
 def _observe(steps: Iterable[Step]) -> None:

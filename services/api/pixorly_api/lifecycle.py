@@ -19,6 +19,7 @@ from pixorly.events import (
     ImageGenerated,
     ImageParams,
     ImageUploaded,
+    ImageVacated,
     JobCanceled,
     JobCompleted,
     JobCreated,
@@ -29,6 +30,7 @@ from pixorly.events import (
     PlannedCall,
     SlotResult,
     Stage,
+    Visibility,
 )
 from pixorly.keys import image_prefix
 from pixorly.outcomes import Fault, Outcome, outcome_of
@@ -61,6 +63,7 @@ class Slot:
         generated: What image.generated said, so that it can be said again.
         uploaded: What image.uploaded said, in the step that made it so.
         deleted: Whether its user has deleted the image.
+        original_key: Where the image lies, once it is stored.
     """
 
     index: int
@@ -72,6 +75,7 @@ class Slot:
     generated: ImageGenerated | None = None
     uploaded: ImageUploaded | None = None
     deleted: bool = False
+    original_key: str | None = None
 
     @property
     def terminal(self) -> bool:
@@ -119,6 +123,7 @@ class Job:
     retry_count: int
     slots: tuple[Slot, ...]
     fallback_models: tuple[str, ...] = ()
+    visibility: Visibility = "private"
 
     @property
     def settled(self) -> bool:
@@ -273,7 +278,17 @@ def _concluded(before: Job, after: Job, now: datetime, event: Event | None) -> S
         if (new is not old or _concerns(event, new)) and (reason := unwanted(old, new, event))
     )
     step = settle(after, now)
-    return Step(step.job, (*step.announced, *deletions))
+    return Step(step.job, (*step.announced, *deletions, *_strays(after, event)))
+
+
+def _strays(job: Job, event: Event | None) -> tuple[ImageVacated, ...]:
+    """Return the event that clears up an upload that was repeated after its image had moved elsewhere."""
+    slot = slot_of(job, event) if isinstance(event, ImageUploaded) else None
+    if slot is None or slot.deleted or not isinstance(event, ImageUploaded):
+        return ()
+    if slot.original_key is None or slot.original_key == event.keys.original:
+        return ()
+    return (ImageVacated.of(job.job_id, job.user_id, image_id=slot.image_id, keys=tuple(event.keys.all())),)
 
 
 def _concerns(event: Event | None, slot: Slot) -> bool:
@@ -336,6 +351,7 @@ def creation(job: Job) -> JobCreated:
         image_ids=tuple(slot.image_id for slot in job.slots),
         calls=job.calls,
         fallback_models=job.fallback_models,
+        visibility=job.visibility,
     )
 
 

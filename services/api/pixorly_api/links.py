@@ -5,11 +5,12 @@ each time a client asks.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from botocore.signers import CloudFrontSigner
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,12 +20,23 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from typing_extensions import override
 
+from pixorly.errors import UserError
 from pixorly.events import utcnow
+from pixorly.keys import is_public
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-PUBLIC: Final = "public/"
+LEAST_S: Final = 60
+MOST_S: Final = 604_800
+"""How long a link may be good: a week is the most that S3 signs for."""
+_DISPOSITION: Final = "response-content-disposition"
+
+
+class NotOffered(UserError):
+    """Links for one network only need CloudFront in front of the bucket."""
+
+    code = "invalid_request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +47,42 @@ class Link:
     expires_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is asked of links besides that they lead there.
+
+    Attributes:
+        expires_in_s: How long they are good; as long as the setting says if None.
+        network: From where alone they may be used.
+        file_names: By key, the name under which a browser saves what it finds there, instead of showing it.
+    """
+
+    expires_in_s: int | None = None
+    network: IPv4Network | None = None
+    file_names: Mapping[str, str] = field(default_factory=dict)
+
+    def disposition(self, key: str) -> str | None:
+        """Return the header that has a browser save what lies under `key`."""
+        name = self.file_names.get(key)
+        return f'attachment; filename="{name}"' if name else None
+
+
+PLAIN: Final = Terms()
+
+
 class Links(Protocol):
     """Makes links."""
 
-    async def of(self, keys: Sequence[str]) -> list[Link]:
-        """Return a link to each key, in order."""
+    async def of(self, keys: Sequence[str], terms: Terms = PLAIN) -> list[Link]:
+        """Return a link to each key, in order.
+
+        Raises:
+            NotOffered: This kind of link can't be bound to a network.
+        """
 
 
 class Cdn(Links):
-    """A CDN in front of the bucket.
+    """A CDN in front of the bucket: what is public needs no signature.
 
     Args:
         domain: Where the CDN answers.
@@ -55,25 +94,27 @@ class Cdn(Links):
         self._private = private
 
     @override
-    async def of(self, keys: Sequence[str]) -> list[Link]:
-        private = [key for key in keys if not key.startswith(PUBLIC)]
-        signed = dict(zip(private, await self._private.of(private), strict=True)) if private else {}
-        return [signed.get(key) or Link(cdn_url(self._domain, key), None) for key in keys]
+    async def of(self, keys: Sequence[str], terms: Terms = PLAIN) -> list[Link]:
+        private = [key for key in keys if not is_public(key)]
+        signed = dict(zip(private, await self._private.of(private, terms), strict=True)) if private else {}
+        return [signed.get(key) or Link(cdn_url(self._domain, key, terms), None) for key in keys]
 
 
-def cdn_url(domain: str, key: str) -> str:
-    """Return the address of a key at a CDN."""
-    return f"https://{domain}/{quote(key)}"
+def cdn_url(domain: str, key: str, terms: Terms = PLAIN) -> str:
+    """Return the address of a key at a CDN, which has S3 send the header that a download needs."""
+    disposition = terms.disposition(key)
+    query = f"?{_DISPOSITION}={quote(disposition, safe='')}" if disposition else ""
+    return f"https://{domain}/{quote(key)}{query}"
 
 
 class CloudFront(Links):
-    """Signed CloudFront links with a canned policy: this address, until then.
+    """Signed CloudFront links: a canned policy (this address, until then), or a custom one where a network is named.
 
     Args:
         domain: The distribution's.
         key_pair_id: The id of the public key that the distribution trusts.
         private_key: The RSA key as PEM; a backslash and an n may stand for the end of a line.
-        ttl_s: How long a link is good.
+        ttl_s: How long a link is good where nothing else is asked for.
         clock: Tells the time.
 
     Raises:
@@ -86,7 +127,7 @@ class CloudFront(Links):
         key_pair_id: str,
         private_key: str,
         *,
-        ttl_s: float = 3600,
+        ttl_s: int = 3600,
         clock: Callable[[], datetime] = utcnow,
     ) -> None:
         self._domain = domain
@@ -99,15 +140,18 @@ class CloudFront(Links):
         return self._key.sign(message, PKCS1v15(), SHA1())  # noqa: S303 - CloudFront knows no other
 
     @override
-    async def of(self, keys: Sequence[str]) -> list[Link]:
-        expires_at = (self._clock() + timedelta(seconds=self._ttl_s)).replace(microsecond=0)
+    async def of(self, keys: Sequence[str], terms: Terms = PLAIN) -> list[Link]:
+        expires_at = (self._clock() + timedelta(seconds=terms.expires_in_s or self._ttl_s)).replace(microsecond=0)
         # A millisecond of arithmetic each: off the event loop, where it lets go of the interpreter.
-        urls = await asyncio.to_thread(lambda: [self._signed(key, expires_at) for key in keys])
+        urls = await asyncio.to_thread(lambda: [self._signed(key, expires_at, terms) for key in keys])
         return [Link(url, expires_at) for url in urls]
 
-    def _signed(self, key: str, expires_at: datetime) -> str:
-        url = cdn_url(self._domain, key)
-        return self._signer.generate_presigned_url(url, date_less_than=expires_at)
+    def _signed(self, key: str, expires_at: datetime, terms: Terms) -> str:
+        url = cdn_url(self._domain, key, terms)
+        if terms.network is None:
+            return self._signer.generate_presigned_url(url, date_less_than=expires_at)
+        policy = self._signer.build_policy(url, expires_at, ip_address=str(terms.network))
+        return self._signer.generate_presigned_url(url, policy=policy)
 
 
 def _rsa_key(pem: str) -> RSAPrivateKey:
@@ -127,27 +171,34 @@ class Presigned(Links):
     Args:
         client: The process's S3 client.
         bucket: The bucket.
-        ttl_s: How long a link is good.
-        clock: Tells the time.
+        ttl_s: How long a link is good where nothing else is asked for.
     """
 
-    def __init__(
-        self, client: "S3Client", bucket: str, *, ttl_s: int = 3600, clock: Callable[[], datetime] = utcnow
-    ) -> None:
+    def __init__(self, client: "S3Client", bucket: str, *, ttl_s: int = 3600) -> None:
         self._client = client
         self._bucket = bucket
         self._ttl_s = ttl_s
-        self._clock = clock
 
     @override
-    async def of(self, keys: Sequence[str]) -> list[Link]:
-        expires_at = (self._clock() + timedelta(seconds=self._ttl_s)).replace(microsecond=0)
+    async def of(self, keys: Sequence[str], terms: Terms = PLAIN) -> list[Link]:
+        if terms.network is not None:
+            raise NotOffered(param="ip")
         links = []
         for key in keys:
+            params = {"Bucket": self._bucket, "Key": key}
+            if disposition := terms.disposition(key):
+                params["ResponseContentDisposition"] = disposition
             url = await self._client.generate_presigned_url(
-                "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=self._ttl_s
+                "get_object", Params=params, ExpiresIn=terms.expires_in_s or self._ttl_s
             )
-            links.append(Link(url, expires_at))
+            links.append(Link(url, _end_of(url)))
             # Signing never waits by itself, so a long list would hold up everybody else.
             await asyncio.sleep(0)
         return links
+
+
+def _end_of(url: str) -> datetime:
+    """Return when a presigned link ends, by its own words: those the store goes by."""
+    query = dict(parse_qsl(urlsplit(url).query))
+    begins = datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return begins + timedelta(seconds=int(query["X-Amz-Expires"]))

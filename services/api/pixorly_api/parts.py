@@ -4,6 +4,7 @@ import base64
 import binascii
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -18,9 +19,10 @@ from pixorly_api.creation import Creation
 from pixorly_api.dead import DeadLetters
 from pixorly_api.errors import NotFound
 from pixorly_api.fields import USER_ID, Scope
+from pixorly_api.images import Images
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import Ledger
-from pixorly_api.links import Links
+from pixorly_api.links import LEAST_S, MOST_S, Links, Terms
 from pixorly_api.live import Watcher
 from pixorly_api.settings import ApiSettings
 
@@ -37,6 +39,7 @@ class Parts:
     catalogue: Catalogue
     auth: Auth
     jobs: Jobs
+    images: Images
     creation: Creation
     ledger: Ledger
     links: Links
@@ -76,6 +79,22 @@ async def _key_id(
     key_id: Annotated[str, Path(description="A key's id.", json_schema_extra={"format": "uuid"})],
 ) -> UUID:
     return as_id(key_id)
+
+
+async def _terms(
+    expires_in: Annotated[
+        int | None,
+        Query(ge=LEAST_S, le=MOST_S, description="For how many seconds links to private images are good."),
+    ] = None,
+    ip: Annotated[
+        IPv4Network | None,
+        Query(
+            description="The IPv4 address or network from which alone the links to private images may be used; needs"
+            " CloudFront."
+        ),
+    ] = None,
+) -> Terms:
+    return Terms(expires_in, ip)
 
 
 def as_id(text: str) -> UUID:
@@ -148,6 +167,8 @@ Admin = Annotated[Caller, Depends(_caller("admin"))]
 JobId = Annotated[UUID, Depends(_job_id)]
 ImageId = Annotated[UUID, Depends(_image_id)]
 KeyId = Annotated[UUID, Depends(_key_id)]
+LinkTerms = Annotated[Terms, Depends(_terms)]
+Download = Annotated[bool, Query(description="Whether a browser is to save what the links lead to.")]
 UserId = Annotated[str, Path(pattern=USER_ID, description="A user's id.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 Cursor = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_-]{21}[AQgw]$", description="Where to go on.")]

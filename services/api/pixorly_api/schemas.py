@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from pixorly.events import Visibility
 from pixorly.outcomes import Fault
 from pixorly_api.fields import In, Out, Page, Text, not_blank
 
@@ -50,9 +51,23 @@ class CreateGeneration(In):
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
     deadline_s: int | None = Field(default=None, ge=1, le=86_400)
     """After how many seconds to give up and give the credits back; at most the server's own deadline."""
+    visibility: Visibility = "private"
+    """Who may read the images: their owner and whom they give a link, or everybody through the CDN."""
     metadata: dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=_METADATA_KEYS
     )
+
+
+class ChangeImage(In):
+    """What to change of an image."""
+
+    visibility: Visibility
+
+
+class DeleteImages(In):
+    """Which images to delete."""
+
+    ids: list[UUID] = Field(min_length=1, max_length=100)
 
 
 class FieldError(Out):
@@ -99,6 +114,9 @@ class ImageOut(Out):
     index: int
     model: str
     """The one that made it: the job's, or one of its fallbacks."""
+    visibility: Visibility
+    moving: bool
+    """Whether it is still on its way to where its visibility wants it."""
     url: str
     url_expires_at: datetime | None
     thumbnails: dict[str, str]
@@ -116,6 +134,14 @@ class StoredImageOut(ImageOut):
     object: Literal["image"] = "image"
     generation_id: UUID
     created_at: datetime
+
+
+class DeletedImages(Out):
+    """What became of a call to delete images."""
+
+    deleted: list[UUID]
+    """Those that are gone now, or were before."""
+    not_found: list[UUID]
 
 
 class FailureOut(Out):
@@ -146,6 +172,7 @@ class GenerationOut(Out):
     fallback_models: list[str]
     prompt: str
     n: int
+    visibility: Visibility
     params: dict[str, Any]
     credits_used: int
     credits_refunded: int

@@ -78,8 +78,8 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
         default=None, validation_alias=AliasChoices("cloudfront_private_key", "AWS_CLOUDFRONT_PRIVATE_KEY")
     )
     """An RSA key as PEM; a backslash and an n may stand for each end of a line."""
-    link_ttl_s: int = Field(default=3600, ge=1, le=604_800)
-    """How long a link to a private image is good."""
+    link_ttl_s: int = Field(default=3600, ge=60, le=604_800)
+    """How long a link to a private image is good where a request asks for nothing else."""
 
     @model_validator(mode="after")
     def _tokens_are_for_somebody(self) -> Self:

@@ -6,7 +6,7 @@ Functions that move a state say from which states they move it, so that a repeat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import asyncpg
@@ -20,17 +20,20 @@ from pixorly.events import (
     JobRetrying,
     JobStarted,
     PlannedCall,
+    StoredKeys,
+    Visibility,
 )
+from pixorly.keys import is_public
 from pixorly_api.lifecycle import Job, Slot
 
 _JOB_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, plan, calls,
-    credits_per_image, created_at, deadline, started_at, settled_at, retry_count"""
+    visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count"""
 _PROMISED_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, jobs.plan, calls,
-    credits_per_image, created_at, deadline, started_at, settled_at, retry_count, metadata, version, balance_credits,
-    trace_id"""
+    visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count, metadata, version,
+    balance_credits, trace_id"""
 _READ_COLUMNS: Final = f"{_JOB_COLUMNS}, metadata, version, balance_credits, trace_id"
-_IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, original_key, thumbnail_keys, bytes, width, height,
-    content_type, sha256, thumbhash, created_at"""
+_IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, visibility, original_key, thumbnail_keys, bytes,
+    thumbnail_bytes, width, height, content_type, sha256, thumbhash, created_at"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Intent:
     trace_id: str | None = None
     fallback_models: tuple[str, ...] = ()
     tried: bool = False
+    visibility: Visibility = "private"
 
     @property
     def amount_credits(self) -> int:
@@ -91,16 +95,22 @@ class Earlier:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the bucket."""
+    """An image in the bucket.
+
+    Attributes:
+        visibility: Who is to read it; it lies accordingly, or is on its way.
+    """
 
     image_id: UUID
     user_id: str
     job_id: UUID
     index: int
     model: str
+    visibility: Visibility
     original_key: str
-    thumbnail_keys: Mapping[str, str]
+    thumbnail_keys: dict[str, str]
     bytes: int
+    thumbnail_bytes: int
     width: int
     height: int
     content_type: str
@@ -112,6 +122,36 @@ class Image:
     def keys(self) -> tuple[str, ...]:
         """Return every key."""
         return (self.original_key, *self.thumbnail_keys.values())
+
+    @property
+    def place(self) -> StoredKeys:
+        """Where it lies."""
+        return StoredKeys(original=self.original_key, thumbnails=self.thumbnail_keys)
+
+    @property
+    def moving(self) -> bool:
+        """Whether it is on its way to where its visibility wants it."""
+        return is_public(self.original_key) != (self.visibility == "public")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A way of an image from one part of the bucket to another.
+
+    Attributes:
+        state: asked → done, or dropped if its user changed their mind before.
+    """
+
+    image_id: UUID
+    move: int
+    user_id: str
+    job_id: UUID
+    index: int
+    state: Literal["asked", "done", "dropped"]
+    source: StoredKeys
+    target: StoredKeys
+    content_type: str
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +186,17 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFilters:
+    """Which images of a user to list; None leaves a thing open."""
+
+    job_id: UUID | None = None
+    model: str | None = None
+    visibility: Visibility | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """A key as its holder's list shows it."""
 
@@ -174,7 +225,7 @@ async def insert_intents(connection: Connection, asked: Sequence[Asked], claim_s
                select * from jsonb_to_recordset($1) as given(
                    job_id uuid, user_id text, key text, body_hash text, model text, prompt text, params jsonb,
                    image_ids uuid[], calls jsonb, credits_per_image bigint, metadata jsonb, trace_id text,
-                   fallback_models text[], deadline_s integer)),
+                   fallback_models text[], visibility text, deadline_s integer)),
            tied as (
                insert into idempotency_keys (user_id, key, body_hash, job_id)
                select user_id, key, decode(body_hash, 'hex'), job_id from asked where key is not null
@@ -182,9 +233,9 @@ async def insert_intents(connection: Connection, asked: Sequence[Asked], claim_s
                order by user_id, key
                on conflict (user_id, key) do nothing returning job_id)
            insert into jobs (job_id, user_id, status, model, prompt, params, n, image_ids, calls, credits_per_image,
-                             metadata, body_hash, trace_id, fallback_models, deadline, claimed_until)
+                             metadata, body_hash, trace_id, fallback_models, visibility, deadline, claimed_until)
            select job_id, user_id, 'intent', model, prompt, params, cardinality(image_ids), image_ids, calls,
-                  credits_per_image, metadata, decode(body_hash, 'hex'), trace_id, fallback_models,
+                  credits_per_image, metadata, decode(body_hash, 'hex'), trace_id, fallback_models, visibility,
                   now() + make_interval(secs => deadline_s), now() + make_interval(secs => $2)
            from asked where key is null or job_id in (select job_id from tied)
            returning job_id""",
@@ -210,6 +261,7 @@ def _row_of(asked: Asked) -> dict[str, Any]:
         "metadata": dict(intent.metadata),
         "trace_id": intent.trace_id,
         "fallback_models": intent.fallback_models,
+        "visibility": intent.visibility,
         "deadline_s": asked.deadline_s,
     }
 
@@ -258,7 +310,7 @@ async def claim_intent(connection: Connection, job_id: UUID, claim_s: float) -> 
         """update jobs set claimed_until = now() + make_interval(secs => $2)
            where job_id = $1 and status = 'intent' and claimed_until <= now()
            returning job_id, user_id, model, prompt, params, image_ids, calls, credits_per_image, metadata, body_hash,
-                     trace_id, fallback_models""",
+                     trace_id, fallback_models, visibility""",
         job_id,
         claim_s,
     )
@@ -349,6 +401,7 @@ def _job(row: asyncpg.Record, slots: tuple[Slot, ...]) -> Job:
         retry_count=row["retry_count"],
         slots=slots,
         fallback_models=tuple(row["fallback_models"]),
+        visibility=row["visibility"],
     )
 
 
@@ -362,6 +415,7 @@ def _slot(row: asyncpg.Record) -> Slot:
         stage=row["stage"],
         generated=ImageGenerated.model_validate(row["generated"]) if row["generated"] else None,
         deleted=row["deleted"],
+        original_key=row["original_key"],
     )
 
 
@@ -385,7 +439,7 @@ async def lock_jobs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUI
 async def _slots(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, tuple[Slot, ...]]:
     rows = await connection.fetch(
         """select s.job_id, s.index, s.image_id, s.state, s.code, s.message, s.stage, s.generated,
-                  i.deleted_at is not null as deleted
+                  i.deleted_at is not null as deleted, i.original_key
            from slots s left join images i using (image_id)
            where s.job_id = any($1::uuid[]) order by s.job_id, s.index""",
         job_ids,
@@ -490,13 +544,15 @@ async def add_images(connection: Connection, uploads: Sequence[tuple[str, ImageU
             event.content_type,
             event.sha256,
             event.thumbhash,
+            "public" if is_public(event.keys.original) else "private",
         )
         for model, event in uploads
     ]
     await connection.executemany(
         """insert into images (image_id, user_id, job_id, index, model, original_key, thumbnail_keys, bytes,
-                               thumbnail_bytes, width, height, content_type, sha256, thumbhash)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) on conflict (image_id) do nothing""",
+                               thumbnail_bytes, width, height, content_type, sha256, thumbhash, visibility)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+           on conflict (image_id) do nothing""",
         rows,
     )
 
@@ -622,42 +678,163 @@ async def image(connection: Connection, user_id: str, image_id: UUID) -> Image |
     return Image(**row) if row else None
 
 
-async def list_images(connection: Connection, user_id: str, before: UUID | None, limit: int) -> list[Image]:
+async def list_images(
+    connection: Connection, user_id: str, filters: ImageFilters, before: UUID | None, limit: int
+) -> list[Image]:
     """Return a user's newest images before the image `before`."""
     rows = await connection.fetch(
         f"""select {_IMAGE_COLUMNS} from images
             where user_id = $1 and deleted_at is null and ($2::uuid is null or image_id < $2)
-            order by image_id desc limit $3""",  # noqa: S608 - constants
+              and ($3::uuid is null or job_id = $3) and ($4::text is null or model = $4)
+              and ($5::text is null or visibility = $5) and ($6::timestamptz is null or created_at > $6)
+              and ($7::timestamptz is null or created_at < $7)
+            order by image_id desc limit $8""",  # noqa: S608 - constants
         user_id,
         before,
+        filters.job_id,
+        filters.model,
+        filters.visibility,
+        filters.created_after,
+        filters.created_before,
         limit,
     )
     return [Image(**row) for row in rows]
 
 
-async def bury_image(connection: Connection, user_id: str, image_id: UUID) -> Image | None:
-    """Mark a user's image as deleted; None if it is not there, or was deleted before."""
-    row = await connection.fetchrow(
+async def bury_images(connection: Connection, user_id: str, image_ids: Sequence[UUID]) -> list[Image]:
+    """Mark a user's images as deleted, and return those that were not so before, in the order of their ids."""
+    rows = await connection.fetch(
         f"""update images set deleted_at = now()
-            where image_id = $1 and user_id = $2 and deleted_at is null
+            where image_id in (
+                select image_id from images
+                where image_id = any($1::uuid[]) and user_id = $2 and deleted_at is null
+                order by image_id for update)
             returning {_IMAGE_COLUMNS}""",  # noqa: S608 - constants
+        image_ids,
+        user_id,
+    )
+    return sorted((Image(**row) for row in rows), key=lambda image: image.image_id)
+
+
+async def deleted_ones(connection: Connection, user_id: str, image_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of these images a user had and deleted."""
+    rows = await connection.fetch(
+        "select image_id from images where image_id = any($1::uuid[]) and user_id = $2 and deleted_at is not null",
+        image_ids,
+        user_id,
+    )
+    return {row["image_id"] for row in rows}
+
+
+async def touch_jobs(connection: Connection, job_ids: Iterable[UUID]) -> None:
+    """Tell those who watch jobs that something about them changed; they are locked in the order of their ids."""
+    await connection.execute(
+        """update jobs set version = version + 1
+           where job_id in (select job_id from jobs where job_id = any($1::uuid[]) order by job_id for update)""",
+        sorted(set(job_ids)),
+    )
+
+
+# Moving an image between the private and the public part of the bucket.
+
+_MOVE_COLUMNS: Final = "image_id, move, user_id, job_id, index, state, source, target, content_type, bytes"
+
+
+def _move(row: asyncpg.Record) -> Move:
+    fields = dict(row)
+    return Move(**{**fields, **{name: StoredKeys.model_validate(fields[name]) for name in ("source", "target")}})
+
+
+async def lock_image(connection: Connection, image_id: UUID, user_id: str | None = None) -> Image | None:
+    """Lock an image that is not deleted and return it; a user's only, where one is named."""
+    row = await connection.fetchrow(
+        f"""select {_IMAGE_COLUMNS} from images
+            where image_id = $1 and ($2::text is null or user_id = $2) and deleted_at is null
+            for update""",  # noqa: S608 - constants
         image_id,
         user_id,
     )
     return Image(**row) if row else None
 
 
-async def was_deleted(connection: Connection, user_id: str, image_id: UUID) -> bool:
-    """Tell whether a user had this image and deleted it."""
-    deleted = await connection.fetchval(
-        "select true from images where image_id = $1 and user_id = $2 and deleted_at is not null", image_id, user_id
+async def set_visibility(connection: Connection, image_id: UUID, visibility: Visibility) -> None:
+    """Note who is to read an image."""
+    await connection.execute("update images set visibility = $2 where image_id = $1", image_id, visibility)
+
+
+async def moves_made(connection: Connection, image_id: UUID) -> int:
+    """Return how many moves of an image there were."""
+    made: int = await connection.fetchval("select count(*) from moves where image_id = $1", image_id)
+    return made
+
+
+async def add_move(connection: Connection, move: Move, again_s: float) -> None:
+    """Note that an image is to be moved, and when to say so once more."""
+    await connection.execute(
+        """insert into moves (image_id, move, user_id, job_id, index, source, target, content_type, bytes, due_at)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + make_interval(secs => $10))""",
+        move.image_id,
+        move.move,
+        move.user_id,
+        move.job_id,
+        move.index,
+        move.source.model_dump(),
+        move.target.model_dump(),
+        move.content_type,
+        move.bytes,
+        again_s,
     )
-    return bool(deleted)
 
 
-async def touch_job(connection: Connection, job_id: UUID) -> None:
-    """Tell those who watch a job that something about it changed."""
-    await connection.execute("update jobs set version = version + 1 where job_id = $1", job_id)
+async def find_move(connection: Connection, image_id: UUID, move: int) -> Move | None:
+    """Return a move of an image."""
+    row = await connection.fetchrow(
+        f"select {_MOVE_COLUMNS} from moves where image_id = $1 and move = $2",  # noqa: S608 - constants
+        image_id,
+        move,
+    )
+    return _move(row) if row else None
+
+
+async def drop_move(connection: Connection, image_id: UUID, again_s: float) -> Move | None:
+    """Drop the move of an image that is under way, and return it."""
+    row = await connection.fetchrow(
+        f"""update moves set state = 'dropped', sends = 1, due_at = now() + make_interval(secs => $2)
+            where image_id = $1 and state = 'asked' returning {_MOVE_COLUMNS}""",  # noqa: S608 - constants
+        image_id,
+        again_s,
+    )
+    return _move(row) if row else None
+
+
+async def finish_move(connection: Connection, move: Move, again_s: float) -> None:
+    """Note that an image lies where a move was to bring it."""
+    await connection.execute(
+        """with done as (
+               update moves set state = 'done', sends = 1, due_at = now() + make_interval(secs => $3)
+               where image_id = $1 and move = $2 and state = 'asked' returning image_id, target)
+           update images set original_key = done.target ->> 'original', thumbnail_keys = done.target -> 'thumbnails'
+           from done where images.image_id = done.image_id""",
+        move.image_id,
+        move.move,
+        again_s,
+    )
+
+
+async def due_moves(connection: Connection, again_s: float, limit: int) -> list[Move]:
+    """Return moves of which something is to be said again; of one that is over, this is the last time."""
+    rows = await connection.fetch(
+        f"""update moves set sends = sends + 1,
+                   due_at = case when state = 'asked'
+                       then now() + make_interval(secs => $1 * power(2, least(sends, 6))) end
+            where (image_id, move) in (
+                select image_id, move from moves where due_at <= now()
+                order by due_at limit $2 for update skip locked)
+            returning {_MOVE_COLUMNS}""",  # noqa: S608 - constants
+        again_s,
+        limit,
+    )
+    return [_move(row) for row in rows]
 
 
 async def attempts_of(connection: Connection, job_id: UUID) -> list[dict[str, Any]]:

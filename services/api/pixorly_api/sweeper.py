@@ -18,7 +18,7 @@ from pixorly.db import Database
 from pixorly.errors import OutageError, PixorlyError, UserError
 from pixorly.events import ImageDeleted, utcnow
 from pixorly.outbox import Outbox
-from pixorly_api import lifecycle, store
+from pixorly_api import images, lifecycle, store
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import Ledger, moment
 
@@ -76,7 +76,7 @@ class Sweeper:
         """Sweep for ever; a part that is away only delays it."""
         await asyncio.gather(
             _every(self._pace.sweep_interval_s, self.expire, self.abandon, self.void),
-            _every(self._pace.reconcile_interval_s, self.settle, self.nudge, self.delete_again),
+            _every(self._pace.reconcile_interval_s, self.settle, self.nudge, self.delete_again, self.move_again),
             _every(self._pace.reconcile_interval_s, self.purge),
             _every(self._pace.audit_interval_s, self.audit_charges, batch=None),
         )
@@ -133,6 +133,13 @@ class Sweeper:
                 await store.confirm_deletions(
                     connection, [image_id for image_id in mine if gone is None or image_id in gone]
                 )
+        return len(found)
+
+    async def move_again(self) -> int:
+        """Ask again for moves without news, and once more for what a move left behind to be cleared up."""
+        async with self._outbox.transaction() as transaction:
+            found = await store.due_moves(transaction.connection, self._pace.nudge_after_s, _BATCH)
+            transaction.append(*(images.said_again(move) for move in found))
         return len(found)
 
     async def _released(self, job_id: UUID) -> set[UUID] | None:

@@ -1,10 +1,12 @@
 """From rows to what clients read."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from pixorly_api import lifecycle
-from pixorly_api.links import Link, Links
+from pixorly_api.links import PLAIN, Link, Links, Terms
 from pixorly_api.schemas import CreatedGenerationOut, FailureOut, GenerationOut, SlotOut, StoredImageOut, TimelineEntry
 from pixorly_api.store import Image, Record
 
@@ -39,6 +41,7 @@ def _facts(record: Record, shown: list[StoredImageOut]) -> dict[str, Any]:
         "fallback_models": list(job.fallback_models),
         "prompt": job.prompt,
         "n": job.n,
+        "visibility": job.visibility,
         "params": job.params.model_dump(mode="json", exclude_none=True),
         "credits_used": job.n * job.credits_per_image,
         "credits_refunded": lifecycle.refunded_credits(job),
@@ -65,11 +68,21 @@ def _facts(record: Record, shown: list[StoredImageOut]) -> dict[str, Any]:
     }
 
 
-async def images(found: Sequence[Image], links: Links) -> list[StoredImageOut]:
-    """Return images as clients read them, with fresh links."""
+async def images(
+    found: Sequence[Image], links: Links, terms: Terms = PLAIN, *, download: bool = False
+) -> list[StoredImageOut]:
+    """Return images as clients read them, with fresh links; those of a download have a browser save the file."""
     keys = [key for image in found for key in image.keys]
-    made = iter(await links.of(keys)) if keys else iter(())
+    if download:
+        terms = replace(terms, file_names={key: _file_name(image, key) for image in found for key in image.keys})
+    made = iter(await links.of(keys, terms)) if keys else iter(())
     return [_image(image, {key: next(made) for key in image.keys}) for image in found]
+
+
+def _file_name(image: Image, key: str) -> str:
+    """Return the name under which a browser saves what lies under a key: the end of the job's id, and the index."""
+    size = next((f"-{px}" for px, thumbnail in image.thumbnail_keys.items() if thumbnail == key), "")
+    return f"pixorly-{image.job_id.hex[-8:]}-{image.index}{size}{PurePosixPath(key).suffix}"
 
 
 def _image(image: Image, links: dict[str, Link]) -> StoredImageOut:
@@ -88,6 +101,8 @@ def _image(image: Image, links: dict[str, Link]) -> StoredImageOut:
         thumbhash=image.thumbhash,
         generation_id=image.job_id,
         model=image.model,
+        visibility=image.visibility,
+        moving=image.moving,
         created_at=image.created_at,
     )
 

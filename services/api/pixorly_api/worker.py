@@ -18,6 +18,7 @@ from pixorly.topology import queue_named
 from pixorly_api import dead, handlers
 from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.hints import Hints
+from pixorly_api.images import Images
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger
 from pixorly_api.settings import ApiSettings
@@ -26,10 +27,10 @@ from pixorly_api.sweeper import Pace, Sweeper
 _COUNT_DEAD_EVERY_S: Final = 15
 
 
-def subscriptions(jobs: Jobs) -> list[Subscription]:
+def subscriptions(jobs: Jobs, images: Images) -> list[Subscription]:
     """Return what this process listens to."""
     return [
-        Subscription(queue=queue_named("api.follow_job"), handler=partial(handlers.follow_job, jobs)),
+        Subscription(queue=queue_named("api.follow_job"), handler=partial(handlers.follow_job, jobs, images)),
         Subscription(
             queue=queue_named("api.settle_dead"),
             handler=partial(handlers.settle_dead, jobs),
@@ -61,8 +62,9 @@ def build(settings: ApiSettings) -> FastAPI:
     ledger = HttpLedger(settings)
     hints = Hints(settings)
     jobs = Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce)
+    images = Images.of(outbox, settings, hints.announce)
     sweeper = Sweeper(database, outbox, jobs, ledger, pace_of(settings))
-    consumer = Consumer(settings, "api", publisher, subscriptions(jobs))
+    consumer = Consumer(settings, "api", publisher, subscriptions(jobs, images))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -20,6 +20,7 @@ def results(event: JobCreated, model: str, images: Sequence[StagedImage], failur
             sha256=image.sha256,
             bytes=image.bytes,
             model=model,
+            visibility=event.visibility,
         )
         for image in images
     ]

@@ -3,7 +3,7 @@
 import os
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, AliasChoices, Field
 
 from pixorly.formats.limits import Limits
 from pixorly.settings import AmqpSettings, Delays, LedgerClientSettings, ProcessSettings, StorageSettings
@@ -43,6 +43,12 @@ class UploaderSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerCli
     """How many bytes of staged images may be in memory at once."""
     image_threads: int = Field(default=0, ge=0, le=64)
     """How many images are decoded at once; 0 is one for each core."""
+    cloudfront_distribution_id: str | None = Field(
+        default=None, validation_alias=AliasChoices("cloudfront_distribution_id", "AWS_CLOUDFRONT_DISTRIBUTION_ID")
+    )
+    """The CDN that is told to forget what is deleted or taken back; none is where this is not set."""
+    cloudfront_endpoint_url: str | None = None
+    """For tests: another address of CloudFront's API."""
     label_originals: bool = False
     """Whether the mark that a model made it is put into originals too; thumbnails always carry it."""
 

@@ -14,6 +14,7 @@ from pixorly.delivery import Consumer, Subscription
 from pixorly.health import Check
 from pixorly.topology import queue_named
 from pixorly_uploader import handlers
+from pixorly_uploader.cdn import Cdn, CloudFront, NoCdn
 from pixorly_uploader.handlers import Uploader
 from pixorly_uploader.ledger import HttpLedger
 from pixorly_uploader.settings import UploaderSettings
@@ -34,7 +35,18 @@ def subscriptions(uploader: Uploader) -> list[Subscription]:
             handler=partial(handlers.delete_image, uploader),
             on_failure=handlers.leave_image,
         ),
+        Subscription(
+            queue=queue_named("uploader.move_image"),
+            handler=partial(handlers.move_image, uploader),
+            on_failure=handlers.leave_image,
+        ),
     ]
+
+
+def cdn_of(settings: UploaderSettings) -> Cdn:
+    """Return the CDN in front of the bucket."""
+    distribution_id = settings.cloudfront_distribution_id
+    return CloudFront(settings, distribution_id) if distribution_id else NoCdn()
 
 
 def build(settings: UploaderSettings) -> FastAPI:
@@ -50,6 +62,7 @@ def build(settings: UploaderSettings) -> FastAPI:
         staged=Budget(settings.staged_memory_bytes),
         max_bytes=settings.image_max_bytes,
         recipe=settings.recipe,
+        cdn=cdn_of(settings),
     )
     consumer = Consumer(settings, "uploader", publisher, subscriptions(uploader))
 

@@ -179,7 +179,7 @@ class Jobs:
                 self.tables.add_deletion(index, event, now_s)
 
     async def delete_image(self, user_id: str, image_id: UUID) -> None:
-        """Mirrors `Jobs.delete_image`.
+        """Mirrors `Images.delete`, one image at a time.
 
         Raises:
             NotFound: The user never had it.

@@ -249,7 +249,9 @@ async def test_a_replay_of_what_is_no_use_is_a_discard(
 def test_a_settled_job_still_needs_its_money_and_its_clearing_up(kind: str) -> None:
     letter = letter_of(found(message_type=kind))
 
-    needed = kind in {"job.completed", "job.failed", "job.canceled", "image.uploaded", "image.deleted"}
+    money = {"job.completed", "job.failed", "job.canceled"}
+    clearing_up = {"image.uploaded", "image.deleted", "image.moving", "image.moved", "image.vacated"}
+    needed = kind in money | clearing_up
     assert (useless(letter, "failed") is None) == needed
     assert useless(letter, "uploading") is None
     assert useless(letter, None) == "unknown"

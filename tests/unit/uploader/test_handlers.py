@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -14,9 +15,11 @@ from pixorly.blobs import MemoryBlobs
 from pixorly.budget import Budget
 from pixorly.delivery import Delivery, Fail
 from pixorly.errors import InvalidImage, OutageError, StagedBytesMissing, StorageUnavailable
-from pixorly.events import ImageDeleted, ImageGenerated, ImageUploaded
+from pixorly.events import ImageDeleted, ImageGenerated, ImageMoving, ImageUploaded, ImageVacated, StoredKeys
 from pixorly.formats.limits import Limits
-from pixorly_uploader.handlers import Uploader, delete_image, fail_image, store_image
+from pixorly.keys import moved_keys
+from pixorly_uploader.cdn import Cdn
+from pixorly_uploader.handlers import Uploader, delete_image, fail_image, move_image, store_image
 from pixorly_uploader.images import Recipe
 from pixorly_uploader.ledger import Ledger
 from pixorly_uploader.workshop import Workshop
@@ -308,3 +311,112 @@ async def test_a_deletion_that_reaches_too_far_is_refused(world: World, prefix: 
         await delete_image(world.uploader, deletion(prefix=prefix), FIRST)
 
     assert len(world.stored()) == 3
+
+
+def moving(source: StoredKeys, move: int = 1, **changes: Any) -> ImageMoving:
+    visibility = "private" if source.original.startswith("public/") else "public"
+    facts: dict[str, Any] = {
+        "index": 2,
+        "image_id": IMAGE,
+        "move": move,
+        "source": source,
+        "target": moved_keys(source, PREFIX, visibility, move),
+        "content_type": "image/png",
+        "bytes": 10_000,
+    }
+    return ImageMoving.of(JOB, "demo", **{**facts, **changes})
+
+
+OWN = StoredKeys(original=f"{PREFIX}.png")
+
+
+def vacated(keys: StoredKeys, move: int = 1) -> ImageVacated:
+    return ImageVacated.of(JOB, "demo", image_id=IMAGE, move=move, keys=tuple(keys.all()))
+
+
+async def test_a_public_image_is_stored_where_everybody_may_read_it(world: World) -> None:
+    stored = await store_image(world.uploader, world.staged(PNG, visibility="public"), FIRST)
+
+    assert stored
+    assert stored.keys.original == f"public/{PREFIX}.png"
+    assert world.stored() == sorted(stored.keys.all())
+    assert {world.blobs.attributes[key]["Cache-Control"] for key in world.stored()} == {
+        "public, max-age=31536000, immutable"
+    }
+
+
+async def test_a_move_copies_and_leaves_the_old_until_it_is_told_to_clear_up(world: World) -> None:
+    stored = await store_image(world.uploader, world.staged(PNG), FIRST)
+    assert stored
+    event = moving(stored.keys)
+
+    for _ in range(2):
+        moved = await move_image(world.uploader, event, FIRST)
+        assert moved
+        assert moved.move == 1
+        assert world.stored() == sorted([*event.source.all(), *event.target.all()])
+    for _ in range(2):
+        assert await move_image(world.uploader, vacated(event.source), FIRST) is None
+        assert world.stored() == sorted(event.target.all())
+
+    assert event.target.original == f"public/{PREFIX}-1.png"
+    assert world.blobs.objects[event.target.original] == PNG
+    assert world.blobs.attributes[event.target.original] == {
+        "Content-Type": "image/png",
+        "Cache-Control": "public, max-age=31536000, immutable",
+        "job-id": str(JOB),
+        "index": "2",
+    }
+    assert {world.blobs.attributes[key]["Content-Type"] for key in event.target.thumbnails.values()} == {"image/webp"}
+
+
+async def test_a_way_back_ends_under_a_name_that_was_never_used(world: World) -> None:
+    stored = await store_image(world.uploader, world.staged(PNG, visibility="public"), FIRST)
+    assert stored
+    there = moving(stored.keys)
+    back = moving(there.target, 2)
+
+    assert there.target.original == f"{PREFIX}-1.png"
+    assert back.target.original == f"public/{PREFIX}-2.png"
+    assert back.target.thumbnails["256"] == f"public/{PREFIX}-2_256.webp"
+
+
+async def test_an_old_move_that_comes_again_does_nothing(world: World) -> None:
+    stored = await store_image(world.uploader, world.staged(PNG), FIRST)
+    assert stored
+    first = moving(stored.keys)
+    await move_image(world.uploader, first, FIRST)
+    await move_image(world.uploader, vacated(first.source), FIRST)
+
+    assert await move_image(world.uploader, first, FIRST) is None
+    assert world.stored() == sorted(first.target.all())
+
+
+async def test_a_move_of_something_else_is_put_aside(world: World) -> None:
+    foreign = StoredKeys(original=f"users/demo/{JOB}/9-{UUID(int=9)}.png")
+    with pytest.raises(ValueError, match="not its own"):
+        await move_image(world.uploader, moving(OWN, target=foreign), FIRST)
+    with pytest.raises(ValueError, match="not its own"):
+        await move_image(world.uploader, vacated(foreign), FIRST)
+
+
+async def test_a_deletion_takes_the_public_part_too_and_has_the_cdn_forget_it(world: World) -> None:
+    stored = await store_image(world.uploader, world.staged(PNG, visibility="public"), FIRST)
+    assert stored
+    cdn = MemoryCdn()
+    event = deletion()
+
+    for _ in range(2):
+        await delete_image(replace(world.uploader, cdn=cdn), event, FIRST)
+
+    assert world.stored() == []
+    assert cdn.asked[0] == (sorted(stored.keys.all()), event.event_id)
+
+
+class MemoryCdn(Cdn):
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], UUID]] = []
+
+    @override
+    async def forget(self, keys: Sequence[str], reference: UUID) -> None:
+        self.asked.append((list(keys), reference))

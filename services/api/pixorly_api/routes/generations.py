@@ -96,6 +96,7 @@ def _order(parts: Parts, user_id: str, body: CreateGeneration, sent: dict[str, o
         user_id=user_id,
         model=model,
         fallbacks=fallbacks,
+        visibility=body.visibility,
         params=params,
         prompt=body.prompt,
         n=body.n,
