@@ -1,11 +1,19 @@
 """From rows to what clients read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pixorly_api import lifecycle
 from pixorly_api.links import Link, Links
-from pixorly_api.schemas import CreatedGenerationOut, FailureOut, GenerationOut, SlotOut, StoredImageOut, TimelineEntry
+from pixorly_api.schemas import (
+    CreatedGenerationOut,
+    FailureOut,
+    GenerationOut,
+    Receipt,
+    SlotOut,
+    StoredImageOut,
+    TimelineEntry,
+)
 from pixorly_api.store import Image, Record
 
 
@@ -111,3 +119,8 @@ def timeline(
 
 def _why(slot: dict[str, Any]) -> dict[str, Any]:
     return {name: slot[name] for name in ("index", "code", "message", "stage")}
+
+
+def receipt(charge: Mapping[str, Any]) -> Receipt:
+    """Return what a job took, and what became of it, image by image."""
+    return Receipt.model_validate({**charge, "generation_id": charge["job_id"]})

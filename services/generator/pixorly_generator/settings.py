@@ -9,6 +9,8 @@ class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings, OfferSet
     """What the generator takes."""
 
     generator_database_url: SecretStr
+    service_token: SecretStr = SecretStr("")
+    """What the api shows to read the costs; it has the same setting."""
     generator_concurrency: int = Field(default=1024, ge=1)
     """How many jobs a process works on at once; the pool of provider connections has the same size."""
     shutdown_grace_s: float = Field(default=60, ge=0)
