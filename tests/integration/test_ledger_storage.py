@@ -120,7 +120,8 @@ async def test_images_are_listed_by_state_to_compare_with_the_bucket(world: Worl
     for image_id in ids:
         await world.storage.true_up(image_id, "ada", 5)
 
-    page = await world.storage.images("stored", ids[0], 10)
+    page = await world.storage.images("ada", "stored", ids[0], 10)
 
     assert [row["image_id"] for row in page] == ids[1:]
     assert {row["bytes"] for row in page} == {5}
+    assert await world.storage.images("bob", "stored", ids[0], 10) == []

@@ -1,7 +1,7 @@
 """`pixorly account` and `usage`: what there is, and what was used."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 import typer
@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from pixorly_client import Usage
 from pixorly_client.models import UsageLine
+from pixorly_stack.books import Csv, day_of, get_csv, show_csv
 from pixorly_stack.commands import Dir
 from pixorly_stack.connection import Json, talking
 from pixorly_stack.console import out
@@ -66,21 +67,21 @@ def usage(
     by: Annotated[Literal["day", "model"], typer.Option("--by", help="A line for each day or model.")] = "day",
     show: Annotated[Measure, typer.Option("--show", help="What the bars say.")] = "credits",
     as_json: Json = False,
+    as_csv: Csv = False,
     dir_: Dir = None,
 ) -> None:
     """Show what was used, as a small chart."""
     with talking(context, dir_, as_json=as_json) as client:
-        found = client.usage(_day(first), _day(last), by)
+        if as_csv:
+            show_csv(client.ask(get_csv("/v1/usage", {"from": day_of(first), "to": day_of(last), "group_by": by})))
+            return
+        found = client.usage(day_of(first), day_of(last), by)
     if as_json:
         show_json(found)
     elif not found.data:
         out.print("Nothing was used in this time.")
     else:
         _show_usage(found, show)
-
-
-def _day(moment: datetime | None) -> str | None:
-    return moment.replace(tzinfo=UTC).date().isoformat() if moment else None
 
 
 def _show_usage(found: Usage, show: Measure) -> None:

@@ -5,7 +5,20 @@ from typing import Any
 
 import typer
 
-from pixorly_stack import account, commands, dead, demo, generate, images, jobs, offer
+from pixorly_stack import (
+    account,
+    audit,
+    bill,
+    commands,
+    credits,  # noqa: A004 - the command's name
+    dead,
+    demo,
+    generate,
+    images,
+    jobs,
+    offer,
+    users,
+)
 from pixorly_stack.console import show_problem
 from pixorly_stack.errors import StackError
 
@@ -31,7 +44,7 @@ app = App(
 )
 for command in (commands.up, commands.down, commands.ps, commands.logs, commands.doctor):
     app.command()(command)
-for of_the_api in (generate.generate, demo.demo, account.account, account.usage):
+for of_the_api in (generate.generate, demo.demo, account.account, account.usage, audit.audit):
     app.command()(of_the_api)
 # What follows is the emulator's to read, `--help` too.
 _AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -40,3 +53,7 @@ app.add_typer(offer.app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(images.app, name="images")
 app.add_typer(dead.app, name="dead")
+app.add_typer(users.app, name="users")
+app.add_typer(credits.app, name="credits")
+app.add_typer(users.plans, name="plans")
+app.add_typer(bill.app, name="bill")

@@ -40,7 +40,7 @@ KEPT_BACK = frozenset(
         *("DIR", "CACHE_DIR", "POSTGRES_BIN", "RABBITMQ_BIN", "API_URL", "API_KEY", "HTTP_HOST", "HTTP_PORT"),
         *("AMQP_URL", "RABBITMQ_MANAGEMENT_URL", "DATABASE_URL", "S3_ENDPOINT_URL"),
         *("API_DATABASE_URL", "GENERATOR_DATABASE_URL", "LEDGER_DATABASE_URL"),
-        *("LEDGER_URL", "SERVICE_TOKEN", "ADMIN_KEY"),
+        *("LEDGER_URL", "GENERATOR_URL", "SERVICE_TOKEN", "ADMIN_KEY"),
     )
 )
 """Settings that are the stack's own, or that it gives to those only that need them."""
@@ -58,7 +58,9 @@ class Need(Flag):
     LEDGER = auto()
     """Where the ledger is."""
     TOKEN = auto()
-    """The token of calls to the ledger."""
+    """The token of calls to the ledger, and of the api's to the generator."""
+    GENERATOR = auto()
+    """Where the generator is."""
     ADMIN_KEY = auto()
     """The key of admin calls."""
 
@@ -86,11 +88,15 @@ class Service:
     optional: bool = False
 
 
-_API = Need.DATABASE | Need.BROKER | Need.STORAGE | Need.LEDGER | Need.TOKEN | Need.ADMIN_KEY
+_API = Need.DATABASE | Need.BROKER | Need.STORAGE | Need.LEDGER | Need.GENERATOR | Need.TOKEN | Need.ADMIN_KEY
 SERVICES = (
     Service("ledger", "pixorly_ledger.app", "ledger", Need.DATABASE | Need.BROKER | Need.TOKEN),
     Service(
-        "generator", "pixorly_generator.worker", "generator", Need.DATABASE | Need.BROKER | Need.STORAGE, PROVIDERS
+        "generator",
+        "pixorly_generator.worker",
+        "generator",
+        Need.DATABASE | Need.BROKER | Need.STORAGE | Need.TOKEN,
+        PROVIDERS,
     ),
     Service("uploader", "pixorly_uploader.worker", "uploader", Need.BROKER | Need.STORAGE | Need.LEDGER | Need.TOKEN),
     Service("api", "pixorly_api.app", "api", _API, CDN),
@@ -146,6 +152,8 @@ class Tellings:
             told |= self._prepared.s3.environment()
         if Need.LEDGER in service.needs:
             told["PIXORLY_LEDGER_URL"] = self.url("ledger")
+        if Need.GENERATOR in service.needs:
+            told["PIXORLY_GENERATOR_URL"] = self.url("generator")
         if Need.TOKEN in service.needs:
             told["PIXORLY_SERVICE_TOKEN"] = self._secrets["service-token"]
         if Need.ADMIN_KEY in service.needs:

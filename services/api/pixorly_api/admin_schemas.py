@@ -20,6 +20,19 @@ class AccountList(Page[AdminAccount]):
     """Accounts, by user id."""
 
 
+class PlanOut(Out):
+    """What a plan gives."""
+
+    plan: str
+    quota_bytes: int
+    allowance_credits: int
+    """Given once per calendar month, to be used within it."""
+
+
+class PlanList(Page[PlanOut]):
+    """The plans."""
+
+
 class PutUser(In):
     """What an account is to be; what is left out stays."""
 
@@ -98,6 +111,54 @@ class Audit(Out):
 
     clean: bool
     checks: list[Check]
+
+
+class Margin(Out):
+    """What one model earned and cost in one month (UTC)."""
+
+    month: str
+    """`2026-01`: of the settlement for what was earned, of the provider call for what it cost."""
+    model: str
+    jobs: int
+    images_uploaded: int
+    credits_captured: int
+    revenue_usd: str
+    """The captured credits at the price that the server's setting `credit_usd` gives them."""
+    provider_calls: int
+    unpriced_calls: int
+    """Calls for which the provider named no price, or whose process died before it could be noted."""
+    cost_usd: str
+    margin_usd: str
+    margin_share: float | None
+    """Of the revenue; null where there is none."""
+
+
+class MarginList(Page[Margin]):
+    """Revenue, upstream cost and margin, by month and model."""
+
+    totals: Margin
+
+
+class ProviderCall(Out):
+    """One call of a provider, as it was recorded."""
+
+    job_id: UUID
+    call_no: int
+    attempt: int
+    provider: str
+    model: str
+    started_at: datetime
+    ended_at: datetime | None
+    """Null where the process died in the middle."""
+    code: str | None
+    late: bool
+    cost_usd: str | None
+    generation_id: str | None
+    """The provider's id of it."""
+
+
+class ProviderCallList(Page[ProviderCall]):
+    """Provider calls, by job."""
 
 
 class DeadQueue(Out):

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from pixorly import catalogue, health, service
-from pixorly.blobs import s3_client
+from pixorly.blobs import S3Blobs, s3_client
 from pixorly.broker import Publisher
 from pixorly.db import Database, migrate
 from pixorly.health import Check
@@ -20,6 +20,7 @@ from pixorly_api.edge import Edge
 from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.hints import Hints
 from pixorly_api.images import Images
+from pixorly_api.inventory import StorageAudit
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger, Ledger
 from pixorly_api.links import Cdn, CloudFront, Links, Presigned
@@ -27,7 +28,8 @@ from pixorly_api.live import Watcher
 from pixorly_api.oidc import Issuer, Oidc
 from pixorly_api.parts import Parts
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
-from pixorly_api.routes import account, admin, dead, generations, images, streams
+from pixorly_api.provider_calls import HttpProviderCalls
+from pixorly_api.routes import account, admin, books, dead, generations, images, streams
 from pixorly_api.settings import ApiSettings
 
 _VERSION: Final = "0.1.0"
@@ -58,7 +60,7 @@ def make_app(settings: ApiSettings, **more: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         **more,
     )
-    for module in (generations, streams, images, account, admin, dead):
+    for module in (generations, streams, images, account, admin, books, dead):
         app.include_router(module.router)
     app.add_middleware(Edge, body_max_bytes=settings.body_max_bytes)
     if settings.cors_origins:
@@ -139,6 +141,7 @@ def build(settings: ApiSettings) -> FastAPI:
     publisher = Publisher(settings, "api")
     outbox = Outbox(database, publisher)
     ledger = HttpLedger(settings)
+    provider_calls = HttpProviderCalls(settings)
     hints = Hints(settings)
     watcher = Watcher(database, poll_s=settings.watch_poll_s, hinted=hints.come)
 
@@ -149,6 +152,7 @@ def build(settings: ApiSettings) -> FastAPI:
             await database.open()
             stack.push_async_callback(database.close)
             stack.push_async_callback(ledger.close)
+            stack.push_async_callback(provider_calls.close)
             await publisher.start()
             stack.push_async_callback(publisher.close)
             stack.push_async_callback(outbox.drain)
@@ -172,6 +176,8 @@ def build(settings: ApiSettings) -> FastAPI:
                 links=await make_links(settings, stack),
                 watcher=watcher,
                 dead=DeadLetters(AmqpGraveyard(settings), database, publisher),
+                provider_calls=provider_calls,
+                inventory=StorageAudit(database, S3Blobs(settings), ledger),
             )
             yield
 

@@ -5,7 +5,7 @@ restarted fails no client's call. What it answered is final.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -76,6 +76,9 @@ class Ledger(Protocol):
     async def get(self, path: str, params: Params | None = None) -> dict[str, Any]:
         """Return what the ledger answers under an internal path."""
 
+    def lines(self, path: str, params: Params, silence_s: float) -> AsyncIterator[dict[str, Any]]:
+        """Yield the lines of JSON that the ledger answers under an internal path, as they come."""
+
     async def send(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Send a body to an internal path and return the answer."""
 
@@ -136,6 +139,20 @@ class HttpLedger(Ledger):
         """Return what the ledger answers under an internal path."""
         given = {name: value for name, value in (params or {}).items() if value is not None}
         return await self._call("GET", path, params=given)
+
+    async def lines(self, path: str, params: Params, silence_s: float) -> AsyncIterator[dict[str, Any]]:
+        """Yield the lines of JSON that the ledger answers under an internal path, as they come."""
+        given = {name: value for name, value in params.items() if value is not None}
+        timeout = httpx.Timeout(silence_s, connect=min(2.0, self._timeout_s))
+        try:
+            async with self._client.stream("GET", path, params=given, timeout=timeout) as response:
+                if not response.is_success:
+                    await response.aread()
+                    _understood(response)
+                async for line in response.aiter_lines():
+                    yield orjson.loads(line)
+        except (httpx.HTTPError, orjson.JSONDecodeError) as error:
+            raise OutageError("ledger", f"The ledger broke off: {type(error).__name__}.") from error
 
     async def send(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Send a body to an internal path and return the answer."""

@@ -20,10 +20,12 @@ from pixorly_api.dead import DeadLetters
 from pixorly_api.errors import NotFound
 from pixorly_api.fields import USER_ID, Scope
 from pixorly_api.images import Images
+from pixorly_api.inventory import StorageAudit
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import Ledger
 from pixorly_api.links import LEAST_S, MOST_S, Links, Terms
 from pixorly_api.live import Watcher
+from pixorly_api.provider_calls import ProviderCalls
 from pixorly_api.settings import ApiSettings
 
 _UUID_BYTES: Final = 16
@@ -45,6 +47,8 @@ class Parts:
     links: Links
     watcher: Watcher
     dead: DeadLetters
+    provider_calls: ProviderCalls
+    inventory: StorageAudit
 
 
 async def _parts(request: Request) -> Parts:

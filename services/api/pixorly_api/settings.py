@@ -1,5 +1,6 @@
 """The api's settings, of its HTTP process and of its worker."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,12 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     """The key to `/admin/v1`; without one, only API keys with the scope `admin` open it."""
     models_file: Path | None = None
     """Another model catalogue than the one that ships."""
+    generator_url: str = "http://127.0.0.1:8082"
+    """Where the generator tells what provider calls cost; with the token of those who call the ledger."""
+    books_timeout_s: float = Field(default=600, gt=0)
+    """How long a report or an audit may be silent: they read whole tables."""
+    credit_usd: Decimal = Field(default=Decimal("0.01"), gt=0)
+    """What a credit is sold for, in US dollars: for the operator's report of revenue and margin."""
 
     body_max_bytes: int = Field(default=65_536, ge=1024)
     prompt_max_chars: int = Field(default=4000, ge=1, le=32_000)

@@ -1102,3 +1102,41 @@ async def statuses(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID
     """Return the status of those jobs that there are."""
     rows = await connection.fetch("select job_id, status from jobs where job_id = any($1::uuid[])", list(job_ids))
     return {row["job_id"]: row["status"] for row in rows}
+
+
+# The audit of storage
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """A user's images.
+
+    Attributes:
+        stored: The bytes of each, thumbnails included, that has to lie in the bucket.
+        moving: Those of open jobs, and those whose deletion is not confirmed.
+    """
+
+    stored: Mapping[UUID, int]
+    moving: frozenset[UUID]
+
+
+async def inventory(connection: Connection, user_id: str) -> Inventory:
+    """Return what of a user's has to lie in the bucket, and what is on its way in or out."""
+    rows = await connection.fetch(
+        """select image_id, bytes + thumbnail_bytes as bytes, false as moving
+           from images where user_id = $1 and deleted_at is null
+           union all
+           select i.image_id, null, true from jobs j, unnest(j.image_ids) as i(image_id)
+           where j.user_id = $1 and j.status in ('pending', 'processing', 'uploading')
+           union all
+           select image_id, null, true from deletions where user_id = $1 and confirmed_at is null""",
+        user_id,
+    )
+    stored = {row["image_id"]: row["bytes"] for row in rows if not row["moving"]}
+    return Inventory(stored, frozenset(row["image_id"] for row in rows if row["moving"]))
+
+
+async def owners_of_images(connection: Connection) -> list[str]:
+    """Return whose images there are."""
+    rows = await connection.fetch("select distinct user_id from images where deleted_at is null")
+    return [row["user_id"] for row in rows]

@@ -1,13 +1,21 @@
 """From rows to what clients read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from pixorly_api import lifecycle
 from pixorly_api.links import PLAIN, Link, Links, Terms
-from pixorly_api.schemas import CreatedGenerationOut, FailureOut, GenerationOut, SlotOut, StoredImageOut, TimelineEntry
+from pixorly_api.schemas import (
+    CreatedGenerationOut,
+    FailureOut,
+    GenerationOut,
+    Receipt,
+    SlotOut,
+    StoredImageOut,
+    TimelineEntry,
+)
 from pixorly_api.store import Image, Record
 
 
@@ -126,3 +134,8 @@ def timeline(
 
 def _why(slot: dict[str, Any]) -> dict[str, Any]:
     return {name: slot[name] for name in ("index", "code", "message", "stage")}
+
+
+def receipt(charge: Mapping[str, Any]) -> Receipt:
+    """Return what a job took, and what became of it, image by image."""
+    return Receipt.model_validate({**charge, "generation_id": charge["job_id"]})

@@ -9,6 +9,8 @@ class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings, OfferSet
     """What the generator takes."""
 
     generator_database_url: SecretStr
+    service_token: SecretStr = SecretStr("")
+    """What the api shows to read the costs; it has the same setting."""
     generator_concurrency: int = Field(default=1280, ge=1)
     """How many messages a process works on at once, and so how many jobs: a repeated one takes a place, too. It also
     sizes the pool of provider connections."""

@@ -22,6 +22,7 @@ from pixorly_generator.providers.http import HttpOptions
 from pixorly_generator.providers.openai import OpenAI
 from pixorly_generator.providers.openrouter import OpenRouter
 from pixorly_generator.providers.sandbox import Sandbox
+from pixorly_generator.routes import routes
 from pixorly_generator.settings import GeneratorSettings
 from pixorly_generator.upstream import Upstream
 
@@ -97,6 +98,8 @@ def build(settings: GeneratorSettings) -> FastAPI:
         Check("s3", blobs.probe),
     ]
     app.include_router(health.routes(checks))
+    if token := settings.service_token.get_secret_value():
+        app.include_router(routes(database, token))
     return app
 
 

@@ -164,10 +164,16 @@ def _image_routes(storage: Storage) -> APIRouter:
 
     @router.get("")
     async def images(
-        state: Literal["reserved", "stored", "released"] = "stored", after: UUID = _NO_UUID, limit: Limit = 1000
+        user_id: Annotated[str, Query(min_length=1, max_length=128)],
+        state: Literal["reserved", "stored", "released"] = "stored",
+        after: UUID = _NO_UUID,
+        limit: Limit = 1000,
     ) -> Response:
-        """List the storage of images: `[{image_id, user_id, job_id, state, bytes}]`, to compare with the bucket."""
-        return _listed(await storage.images(state, after, limit + 1), limit, "image_id")
+        """List the storage of a user's images, to compare with the bucket.
+
+        `[{image_id, user_id, job_id, state, bytes}]`.
+        """
+        return _listed(await storage.images(user_id, state, after, limit + 1), limit, "image_id")
 
     return router
 

@@ -77,10 +77,10 @@ class Storage:
                 await book.post(connection)
             return await store.find_known_images(connection, image_ids)
 
-    async def images(self, state: str, after: UUID, limit: int) -> list[dict[str, Any]]:
-        """Return the storage of images in one state, in the order of their ids."""
+    async def images(self, user_id: str, state: str, after: UUID, limit: int) -> list[dict[str, Any]]:
+        """Return the storage of a user's images in one state, in the order of their ids."""
         async with self._database.connection() as connection:
-            return await store.list_images(connection, state, after, limit)
+            return await store.list_images(connection, user_id, state, after, limit)
 
 
 def _true_up(

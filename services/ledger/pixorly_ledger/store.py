@@ -539,11 +539,12 @@ async def find_known_images(connection: Connection, image_ids: Collection[UUID])
     return [row["image_id"] for row in rows]
 
 
-async def list_images(connection: Connection, state: str, after: UUID, limit: int) -> list[Row]:
-    """Return the storage of images in the order of their ids."""
+async def list_images(connection: Connection, user_id: str, state: str, after: UUID, limit: int) -> list[Row]:
+    """Return the storage of a user's images in the order of their ids."""
     rows = await connection.fetch(
         """select image_id, user_id, job_id, state, bytes from images
-           where state = $1 and image_id > $2 order by image_id limit $3""",
+           where user_id = $1 and state = $2 and image_id > $3 order by image_id limit $4""",
+        user_id,
         state,
         after,
         limit,

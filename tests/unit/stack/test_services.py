@@ -39,6 +39,7 @@ API = {
     "PIXORLY_API_DATABASE_URL",
     "PIXORLY_AMQP_URL",
     "PIXORLY_ADMIN_KEY",
+    "PIXORLY_GENERATOR_URL",
     "AWS_CLOUDFRONT_PRIVATE_KEY",
     *STORE,
     *CALLS_LEDGER,
@@ -46,7 +47,14 @@ API = {
 TOLD = {
     "api": API,
     "api-worker": API,
-    "generator": {"PIXORLY_GENERATOR_DATABASE_URL", "PIXORLY_AMQP_URL", "OPENROUTER_API_KEY", "OPENAI_API_KEY", *STORE},
+    "generator": {
+        "PIXORLY_GENERATOR_DATABASE_URL",
+        "PIXORLY_AMQP_URL",
+        "PIXORLY_SERVICE_TOKEN",
+        "OPENROUTER_API_KEY",
+        "OPENAI_API_KEY",
+        *STORE,
+    },
     "uploader": {"PIXORLY_AMQP_URL", *STORE, *CALLS_LEDGER},
     "ledger": {"PIXORLY_LEDGER_DATABASE_URL", "PIXORLY_AMQP_URL", "PIXORLY_SERVICE_TOKEN"},
     "emulator": set(),

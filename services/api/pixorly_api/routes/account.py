@@ -9,10 +9,11 @@ from pixorly.catalogue import Model
 from pixorly.errors import InvalidRequest
 from pixorly.outcomes import OUTCOMES
 from pixorly_api.edge import JsonRoute
-from pixorly_api.fields import Day
 from pixorly_api.parts import Limit, P, Reader
 from pixorly_api.problems import documented
 from pixorly_api.schemas import MAX_N, Account, ModelList, ModelOut, OutcomeList, OutcomeOut, TransactionList
+from pixorly_api.sheets import CSV, AsCsv, sheet
+from pixorly_api.statement import First, Last, Since, Statement, StatementCursor, Until
 
 router = APIRouter(prefix="/v1", tags=["account"], route_class=JsonRoute)
 
@@ -26,28 +27,47 @@ async def account(parts: P, caller: Reader) -> Account:
     return Account.model_validate(await parts.ledger.get(f"/internal/accounts/{caller.user_id}"))
 
 
-@router.get("/transactions", operation_id="listTransactions", summary="Changes of the balance", responses=_READ)
+@router.get(
+    "/transactions",
+    operation_id="listTransactions",
+    summary="Changes of the balance",
+    response_model=TransactionList,
+    responses={**_READ, **CSV},
+)
 async def transactions(
     parts: P,
     caller: Reader,
+    *,
+    as_csv: AsCsv,
     limit: Limit = 50,
-    cursor: Annotated[str | None, Query(max_length=19, pattern=r"^[1-9][0-9]{0,17}$")] = None,
-) -> TransactionList:
-    """Return a page of the caller's statement, newest first."""
-    path = f"/internal/accounts/{caller.user_id}/transactions"
-    return TransactionList.model_validate(await parts.ledger.get(path, {"limit": limit, "cursor": cursor}))
+    cursor: StatementCursor = None,
+    since: Since = None,
+    until: Until = None,
+) -> Any:
+    """Return a page of the caller's statement, newest first; as CSV, all that follows from the cursor on."""
+    asked = Statement(caller.user_id, cursor, since, until)
+    return asked.as_csv(parts.ledger) if as_csv else await asked.page(parts.ledger, limit)
 
 
-@router.get("/usage", operation_id="getUsage", summary="What was made and spent", responses=_READ)
+@router.get(
+    "/usage",
+    operation_id="getUsage",
+    summary="What was made and spent",
+    response_model=dict[str, Any],
+    responses={**_READ, **CSV},
+)
 async def usage(
     parts: P,
     caller: Reader,
-    first: Annotated[Day | None, Query(alias="from")] = None,
-    last: Annotated[Day | None, Query(alias="to")] = None,
+    *,
+    as_csv: AsCsv,
+    first: First = None,
+    last: Last = None,
     group_by: GroupBy = "day",
-) -> dict[str, Any]:
+) -> Any:
     """Return the caller's jobs, images, credits and bytes, by day or by model."""
-    return await parts.ledger.get(f"/internal/accounts/{caller.user_id}/usage", span(first, last, group_by))
+    found = await parts.ledger.get(f"/internal/accounts/{caller.user_id}/usage", span(first, last, group_by))
+    return sheet(found["data"], "usage") if as_csv else found
 
 
 def span(first: date | None, last: date | None, group_by: str) -> dict[str, str | None]:

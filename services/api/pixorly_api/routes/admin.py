@@ -1,4 +1,4 @@
-"""The operator's calls: users, credits, keys, and whether everything adds up."""
+"""The operator's calls: users, credits and keys."""
 
 from typing import Annotated, Any
 
@@ -8,20 +8,19 @@ from pixorly.ids import new_id
 from pixorly_api.admin_schemas import (
     AccountList,
     AdminAccount,
-    Audit,
     CreatedKey,
     Grant,
     KeyList,
     KeyOut,
+    PlanList,
     PostGrant,
     PostKey,
     PutUser,
 )
 from pixorly_api.edge import JsonRoute
-from pixorly_api.fields import USER_ID, Day
+from pixorly_api.fields import USER_ID
 from pixorly_api.parts import Admin, KeyId, Limit, P, UserId
 from pixorly_api.problems import documented
-from pixorly_api.routes.account import GroupBy, span
 from pixorly_api.store import ApiKey
 
 router = APIRouter(prefix="/admin/v1", tags=["admin"], route_class=JsonRoute)
@@ -49,6 +48,12 @@ async def list_users(
 async def get_user(parts: P, _: Admin, user_id: UserId) -> AdminAccount:
     """Return an account."""
     return AdminAccount.model_validate(await parts.ledger.get(f"/internal/accounts/{user_id}"))
+
+
+@router.get("/plans", operation_id="listPlans", summary="List the plans", responses=_READ)
+async def list_plans(parts: P, _: Admin) -> PlanList:
+    """Return the plans, with their storage and their monthly credits."""
+    return PlanList.model_validate(await parts.ledger.get("/internal/plans"))
 
 
 @router.post("/users/{user_id}/grants", operation_id="grantCredits", summary="Give credits", responses=_WRITE)
@@ -104,21 +109,3 @@ def _key(key: ApiKey) -> dict[str, Any]:
         "revoked_at": key.revoked_at,
         "last_used_at": key.last_used_at,
     }
-
-
-@router.get("/audit", operation_id="getAudit", summary="Whether everything adds up", responses=_READ)
-async def audit(parts: P, _: Admin) -> Audit:
-    """Return what the ledger's checks found."""
-    return Audit.model_validate(await parts.ledger.get("/internal/audit"))
-
-
-@router.get("/usage", operation_id="getAllUsage", summary="What all users made and spent", responses=_READ)
-async def usage(
-    parts: P,
-    _: Admin,
-    first: Annotated[Day | None, Query(alias="from")] = None,
-    last: Annotated[Day | None, Query(alias="to")] = None,
-    group_by: GroupBy = "day",
-) -> dict[str, Any]:
-    """Return all users' jobs, images, credits and bytes, by day or by model."""
-    return await parts.ledger.get("/internal/usage", span(first, last, group_by))

@@ -21,7 +21,6 @@ from pixorly_api.schemas import (
     CreateGeneration,
     GenerationList,
     GenerationOut,
-    Paid,
     Receipt,
     Status,
     Timeline,
@@ -211,6 +210,4 @@ async def timeline(parts: P, caller: Reader, generation_id: JobId) -> Timeline:
 async def receipt(parts: P, caller: Reader, generation_id: JobId) -> Receipt:
     """Return what a job took, and what became of it, image by image."""
     await read(parts, caller.user_id, generation_id)
-    charge = await parts.ledger.get_charge(generation_id)
-    images = [Paid.model_validate(image) for image in charge["images"]]
-    return Receipt.model_validate({**charge, "generation_id": generation_id, "images": images})
+    return views.receipt(await parts.ledger.get_charge(generation_id))
