@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import psutil  # type: ignore[import-untyped]  # it has no types of its own
 import pytest
-from invariants import nothing_is_lost
+from invariants import nothing_is_lost, nothing_left
 from stack import SERVICES, Job, Stack, running
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(500)]
@@ -87,7 +87,7 @@ async def test_a_rolling_restart_under_load_fails_no_call(stack: Stack) -> None:
     assert {name for name, refused in refused_by.items() if refused} <= {"api"}
     assert {job["status"] for job in done} == {"completed"}
     assert {job["retry_count"] for job in done} == {0}
-    assert {name: depth for name, depth in (await stack.queues()).items() if depth} == {}
+    await nothing_left(stack)
 
 
 async def restarted(stack: Stack, name: str) -> float:
