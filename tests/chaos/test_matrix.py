@@ -84,21 +84,13 @@ def alarm(on: tuple[str, ...], off: tuple[str, ...]) -> Fault:
         try:
             yield
             await asyncio.sleep(8)
-            parts = await parts_of(rig.stack, "generator")
+            parts = await rig.stack.parts("generator")
             assert parts["rabbitmq"] != "ok", parts
             assert parts["postgres"] == "ok", parts
         finally:
             await rig.control(*off)
 
     return fault
-
-
-async def parts_of(stack: Stack, service: str) -> dict[str, str]:
-    """Return what a service's readiness says of each part."""
-    async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
-        answer = (await http.get(f"{stack.dev['service_urls'][service]}/readyz")).json()
-    parts: dict[str, str] = answer["parts"]
-    return parts
 
 
 @asynccontextmanager
@@ -213,6 +205,28 @@ async def test_nothing_is_lost_and_nothing_paid_for_twice(rig: Rig, fault: str) 
     assert {job["id"]: sessions[job["id"]]["calls"] for job in done} == {
         job["id"]: job["n"] if job["model"] == ONE else 1 for job in done
     }
+
+
+async def test_without_postgresql_a_request_gets_503_and_leaves_nothing(rig: Rig) -> None:
+    await rig.stack.ready()
+    _, key = await rig.stack.user()
+    rig.postgres.mode = "refuse"
+    rig.postgres.cut()
+    try:
+        async with rig.stack.client(key) as client:
+            body = {"model": "sandbox/aurora", "prompt": "a fox", "width": 64, "height": 64}
+            answer = await client.http.post("/v1/generations", json=body)
+        parts = {name: await rig.stack.parts(name) for name in ("api", "api-worker", "generator", "ledger")}
+    finally:
+        rig.postgres.mode = "pass"
+    await rig.stack.ready()
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+    assert [(said["postgres"] != "ok", said["rabbitmq"]) for said in parts.values()] == [(True, "ok")] * 4
+    async with rig.stack.client(key) as client:
+        assert (await client.ok("GET", "/v1/generations"))["data"] == []
+    await nothing_is_lost(rig.stack, key, [], 1000)
 
 
 @pytest.mark.parametrize("ahead_s", [600, -600])
