@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import psutil  # type: ignore[import-untyped]  # it has no types of its own
 import pytest
-from invariants import nothing_is_lost
+from invariants import nothing_is_lost, nothing_left
 from stack import SERVICES, Job, Stack, running
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(500)]
@@ -87,7 +87,7 @@ async def test_a_rolling_restart_under_load_fails_no_call(stack: Stack) -> None:
     assert {name for name, refused in refused_by.items() if refused} <= {"api"}
     assert {job["status"] for job in done} == {"completed"}
     assert {job["retry_count"] for job in done} == {0}
-    assert {name: depth for name, depth in (await stack.queues()).items() if depth} == {}
+    await nothing_left(stack)
 
 
 async def restarted(stack: Stack, name: str) -> float:
@@ -114,20 +114,24 @@ async def test_clients_that_wait_do_not_hold_up_an_api_that_is_told_to_stop(stac
     try:
         async with stack.client(key) as client:
             job = await client.create()
-            follows = asyncio.create_task(client.http.get(f"/v1/generations/{job['id']}/events"))
+            follows = [
+                asyncio.create_task(client.http.get(path, timeout=60))
+                for path in (f"/v1/generations/{job['id']}/events", "/v1/events")
+            ]
             waits = asyncio.create_task(
                 client.http.post("/v1/generations", json=BODY, headers={"Prefer": "wait=25"}, timeout=60)
             )
             await asyncio.sleep(2)
             took_s = await restarted(stack, "api")
-            stream, answer = await follows, await waits
+            streams, answer = await asyncio.gather(*follows), await waits
     finally:
         await asyncio.to_thread(stack.kill, "generator", signal.SIGCONT)
     await stack.ready()
     done = await nothing_is_lost(stack, key, [job, answer.json()], 1000)
 
     assert took_s < 10
-    assert "event: snapshot" in stream.text
-    assert "event: settled" not in stream.text
+    for stream in streams:
+        assert "event: snapshot" in stream.text
+        assert "event: settled" not in stream.text
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
     assert {job["status"] for job in done} == {"completed"}

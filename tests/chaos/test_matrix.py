@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 import pytest
 from control import delete_queues, purge_queues, rabbitmqctl, unbind_queues
-from invariants import nothing_is_lost
+from invariants import nothing_is_lost, nothing_left
 from mangling import mangled
 from proxies import TcpProxy, in_background, tcp_proxy
 from stack import SERVICES, Client, Job, Stack, running
@@ -84,21 +84,13 @@ def alarm(on: tuple[str, ...], off: tuple[str, ...]) -> Fault:
         try:
             yield
             await asyncio.sleep(8)
-            parts = await parts_of(rig.stack, "generator")
+            parts = await rig.stack.parts("generator")
             assert parts["rabbitmq"] != "ok", parts
             assert parts["postgres"] == "ok", parts
         finally:
             await rig.control(*off)
 
     return fault
-
-
-async def parts_of(stack: Stack, service: str) -> dict[str, str]:
-    """Return what a service's readiness says of each part."""
-    async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
-        answer = (await http.get(f"{stack.dev['service_urls'][service]}/readyz")).json()
-    parts: dict[str, str] = answer["parts"]
-    return parts
 
 
 @asynccontextmanager
@@ -208,11 +200,33 @@ async def test_nothing_is_lost_and_nothing_paid_for_twice(rig: Rig, fault: str) 
 
     assert {job["status"] for job in done} == {"completed"}
     assert all(len(job["images"]) == job["n"] for job in done)
-    assert {name: depth for name, depth in (await rig.stack.queues()).items() if depth} == {}
+    await nothing_left(rig.stack)
     sessions = (await emulator(rig.stack, "GET", "bill"))["sessions"]
     assert {job["id"]: sessions[job["id"]]["calls"] for job in done} == {
         job["id"]: job["n"] if job["model"] == ONE else 1 for job in done
     }
+
+
+async def test_without_postgresql_a_request_gets_503_and_leaves_nothing(rig: Rig) -> None:
+    await rig.stack.ready()
+    _, key = await rig.stack.user()
+    rig.postgres.mode = "refuse"
+    rig.postgres.cut()
+    try:
+        async with rig.stack.client(key) as client:
+            body = {"model": "sandbox/aurora", "prompt": "a fox", "width": 64, "height": 64}
+            answer = await client.http.post("/v1/generations", json=body)
+        parts = {name: await rig.stack.parts(name) for name in ("api", "api-worker", "generator", "ledger")}
+    finally:
+        rig.postgres.mode = "pass"
+    await rig.stack.ready()
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+    assert [(said["postgres"] != "ok", said["rabbitmq"]) for said in parts.values()] == [(True, "ok")] * 4
+    async with rig.stack.client(key) as client:
+        assert (await client.ok("GET", "/v1/generations"))["data"] == []
+    await nothing_is_lost(rig.stack, key, [], 1000)
 
 
 @pytest.mark.parametrize("ahead_s", [600, -600])

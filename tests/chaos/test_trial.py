@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from invariants import nothing_is_lost
+from invariants import nothing_is_lost, nothing_left
 from stack import SETTLED, Client, Job, Stack, running
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
@@ -60,7 +60,7 @@ async def test_whoever_dies_every_job_is_settled_once_and_paid_once(stack: Stack
 
     assert {job["status"] for job in done} == {"completed"}
     assert all(len(job["images"]) == job["n"] for job in done)
-    assert {name: depth for name, depth in (await stack.queues()).items() if depth} == {}
+    await nothing_left(stack)
     deaths = [blow.at for blow in blows if blow.victim == "generator"]
     check_the_bill(await emulator(stack, "GET", "bill"), done, deaths)
 

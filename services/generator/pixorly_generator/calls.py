@@ -31,7 +31,7 @@ from pixorly.errors import (
     TransientError,
     UserError,
 )
-from pixorly.events import Event, JobCreated, JobStarted, PlannedCall, utcnow
+from pixorly.events import Event, JobCreated, JobStarted, PlannedCall
 from pixorly.failpoints import failpoint
 from pixorly.outbox import Outbox, Transaction
 from pixorly.topology import LADDER_S
@@ -126,17 +126,17 @@ class Calls:
 
     async def _lease_and_run(self, event: JobCreated, call: PlannedCall) -> None:
         async with self._turns:
-            number = await self._lease(event, call)
-        if number is not None:
-            await self._run(Attempt(event, call, number))
+            attempt = await self._lease(event, call)
+        if attempt is not None:
+            await self._run(attempt)
 
     def _forget(self, key: tuple[UUID, int], task: asyncio.Task[None]) -> None:
         self._running.pop(key, None)
         if not task.cancelled():
             task.exception()  # perhaps nobody is left who waits for it
 
-    async def _lease(self, event: JobCreated, call: PlannedCall) -> int | None:
-        """Return the number of the attempt to make; None where there is nothing to do.
+    async def _lease(self, event: JobCreated, call: PlannedCall) -> Attempt | None:
+        """Return the attempt to make; None where there is nothing to do.
 
         Raises:
             Held: Another process is at it, or may be, or its next attempt is not due yet.
@@ -148,14 +148,16 @@ class Calls:
             row = await self._lock(connection, event, call)
             if row.state == "open" and (row.held or row.early):
                 raise Held
-            if row.state != "open" or event.deadline <= utcnow():
+            left_s = (event.deadline - row.now).total_seconds()
+            if row.state != "open" or left_s <= 0:
                 transaction.append(*results(event, row.model, staged_from_json(row.images), row.failures))
                 return None
             if row.attempts >= _MAX_ATTEMPTS:
                 transaction.append(*await _give_up(connection, event, call))
                 return None
             if not row.expired or row.contested:
-                return await self._begin(transaction, event, call, takes_over=row.expired)
+                number = await self._begin(transaction, event, call, takes_over=row.expired)
+                return Attempt(event, call, number, left_s)
             # PostgreSQL may have been away for as long as the lease held, and its owner be at work all the same.
             await store.contest_lease(connection, event.job_id, call.call_no, self._lease_s * _NOTICE)
         raise Held

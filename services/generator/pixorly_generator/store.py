@@ -22,6 +22,7 @@ class Call:
         expired: Whether another owner's lease on it ran out.
         contested: Whether somebody has noticed already that it ran out.
         early: Whether the ladder has not come to its next attempt yet.
+        now: The database's time; a process's own clock may be wrong.
     """
 
     state: str
@@ -33,6 +34,7 @@ class Call:
     expired: bool
     contested: bool
     early: bool
+    now: datetime
 
 
 async def is_settled(connection: Connection, job_id: UUID) -> bool:
@@ -56,7 +58,7 @@ async def lock_call(
         """select state, attempts, model, images, failures,
                   coalesce(owner <> $3 and leased_until > now(), false) as held,
                   coalesce(owner <> $3 and leased_until <= now(), false) as expired, contested,
-                  coalesce(retry_at > now(), false) as early
+                  coalesce(retry_at > now(), false) as early, now() as now
            from calls where job_id = $1 and call_no = $2 for update""",
         job_id,
         call_no,

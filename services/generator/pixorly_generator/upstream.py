@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from pixorly.catalogue import Catalogue, Model, UnknownModel
 from pixorly.errors import InvalidRequest, ModelUnavailable, OutageError, PixorlyError, ProviderTimeout
-from pixorly.events import ImageParams, JobCreated, PlannedCall, utcnow
+from pixorly.events import ImageParams, JobCreated, PlannedCall
 from pixorly_generator.providers import ImageProvider, ProviderAnswer, ProviderRequest
 
 _log = structlog.get_logger()
@@ -31,11 +31,16 @@ COST_USD = Counter("pixorly_provider_cost_usd", "What providers charged us.", ["
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of one call of a job."""
+    """One try of one call of a job.
+
+    Attributes:
+        left_s: How long it was until the job's deadline when the call was leased, by the database's clock.
+    """
 
     event: JobCreated
     call: PlannedCall
     number: int
+    left_s: float
 
 
 class Upstream:
@@ -92,7 +97,6 @@ class Upstream:
         if model.provider not in self._providers:
             raise OutageError(f"provider:{model.provider}", f"No key for {model.provider} is set.")
         event = attempt.event
-        left_s = (event.deadline - utcnow()).total_seconds()
         request = ProviderRequest(
             job_id=event.job_id,
             call_no=attempt.call.call_no,
@@ -102,7 +106,7 @@ class Upstream:
             prompt=event.prompt,
             params=event.params if model_id == event.model else _same(model, event.params),
             indexes=attempt.call.indexes,
-            timeout_s=min(self._timeout_s, max(left_s, 1.0)),
+            timeout_s=min(self._timeout_s, max(attempt.left_s, 1.0)),
         )
         return await _ask(self._providers[model.provider], request)
 
