@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -125,15 +125,14 @@ class Hints:
 
     async def _connected(self, hear: Announce | None) -> RabbitBroker:
         broker = make_broker(self._settings, "api-hints")
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(stop, broker)
             await broker.connect()
             await broker.declare_exchange(_EXCHANGE)
             if hear:
                 self._subscribe(broker, hear)
             await broker.start()
-        except BaseException:
-            await stop(broker)
-            raise
+            undo.pop_all()
         return broker
 
     def _subscribe(self, broker: RabbitBroker, hear: Announce) -> None:
