@@ -76,6 +76,11 @@ OF_THE_STACK: Final = {
 }
 """The stack looks at the servers themselves, beside the services: to see whether they answer, and what passes by."""
 
+STARS: Final = re.compile(
+    r"\bselect\s+\*(?!\s+from\s+(unnest|jsonb_to_recordset|promised)\b)|\breturning\s+\*", re.IGNORECASE
+)
+"""All columns of a table, whichever it has; a list that the statement makes by itself names its own."""
+
 CATCHES_ALL: Final = {
     "pixorly/delivery.py": (2, "the one place where every error of a handler ends; and a start that failed is undone"),
     "pixorly/grouping.py": (2, "an error is handed to whoever waits for the group"),
