@@ -1,7 +1,7 @@
 """Write the files that follow from the code, or with `--check` say which of them no longer do.
 
-They are `.env.example` (from the settings classes), `docs/events.md` (from the events and the topology) and
-`docs/outcomes.md` (from the table of outcomes).
+They are `.env.example` (from the settings classes), `docs/events.md` (from the events and the topology),
+`docs/outcomes.md` and `docs/errors.md` (from the table of outcomes).
 """
 
 import sys
@@ -163,9 +163,43 @@ def outcomes_doc() -> str:
     return "\n".join([*head, *(outcome_row(outcome) for outcome in OUTCOMES.values()), ""])
 
 
+def error_row(outcome: Outcome) -> str:
+    """Return a table row for one error that a request may be answered with."""
+    return f"| {outcome.status} | `{outcome.code}` | {outcome.message} |"
+
+
+def errors_doc() -> str:
+    """Return `docs/errors.md`."""
+    head = [
+        "# Errors",
+        "",
+        "Generated from `libs/common/pixorly/outcomes.py` by `make generated`.",
+        "",
+        "Every error, on every route, is a problem body (RFC 9457, `application/problem+json`):",
+        "",
+        "```json",
+        '{"type": "urn:pixorly:error:insufficient_credits", "title": "There are not enough credits for this job.",',
+        ' "status": 402, "detail": "…", "code": "insufficient_credits", "request_id": "0199…",',
+        ' "needed_credits": 10, "available_credits": 4}',
+        "```",
+        "",
+        "`code` is stable and says what to do; `title` and `detail` are words for people and may change. Facts stand",
+        "beside them, such as `needed_credits`, `quota_bytes` or, for `invalid_request`, `errors` with each bad field.",
+        "429 and 503 come with `Retry-After`; a request that has an `Idempotency-Key` may be repeated after it.",
+        "",
+        "| status | code | words |",
+        "|---|---|---|",
+    ]
+    asked = [outcome for outcome in OUTCOMES.values() if not outcome.fault or outcome.code == "internal_error"]
+    rows = [error_row(outcome) for outcome in sorted(asked, key=lambda outcome: (outcome.status, outcome.code))]
+    more = ["", "What ends an image of a job, and who pays for it, is in [outcomes.md](outcomes.md).", ""]
+    return "\n".join([*head, *rows, *more])
+
+
 FILES: dict[str, Callable[[], str]] = {
     ".env.example": env_example,
     "docs/events.md": events_doc,
+    "docs/errors.md": errors_doc,
     "docs/outcomes.md": outcomes_doc,
 }
 
