@@ -49,6 +49,13 @@ async def _prepare(connection: asyncpg.Connection) -> None:
         )
 
 
+async def _leave_as_it_is(_: asyncpg.Connection) -> None:
+    """Spare the way to the server that forgets a session's state: nobody here leaves any, and all settings are local.
+
+    An open transaction is rolled back all the same.
+    """
+
+
 class Database:
     """A pool of connections to one database.
 
@@ -82,6 +89,7 @@ class Database:
                 command_timeout=self._command_timeout_s,
                 timeout=5,
                 init=_prepare,
+                reset=_leave_as_it_is,
             )
 
     async def close(self) -> None:
