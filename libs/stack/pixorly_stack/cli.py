@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from pixorly_stack import account, commands, dead, demo, generate, images, jobs, offer
+from pixorly_stack import account, bucket, commands, dead, demo, generate, images, jobs, offer
 from pixorly_stack.console import show_problem
 from pixorly_stack.errors import StackError
 
@@ -39,4 +39,5 @@ app.command(add_help_option=False, context_settings=_AS_IT_IS)(offer.emulator)
 app.add_typer(offer.app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(images.app, name="images")
+app.add_typer(bucket.app, name="bucket")
 app.add_typer(dead.app, name="dead")
