@@ -55,7 +55,7 @@ BORDERS: Final = {
     "obstore": ("pixorly/blobs.py",),
     "aioboto3": ("pixorly/blobs.py", "pixorly_uploader/cdn.py"),
     "aiobotocore": ("pixorly/blobs.py", "pixorly_uploader/cdn.py"),
-    "botocore": ("pixorly/blobs.py", "pixorly_api/links.py", "pixorly_uploader/cdn.py"),
+    "botocore": ("pixorly/bucket.py", "pixorly_api/links.py", "pixorly_uploader/cdn.py"),
     "PIL": (
         "pixorly_generator/staging.py",
         "pixorly_generator/providers/drawing.py",

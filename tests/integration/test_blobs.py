@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 
-from pixorly.blobs import S3Blobs, ensure_bucket, s3_client
+from pixorly.blobs import S3Blobs, s3_client
 from pixorly.errors import OutageError, PixorlyError, StagedBytesMissing, StorageUnavailable
 from pixorly.settings import StorageSettings
 
@@ -115,19 +115,6 @@ async def test_a_deletion_minds_nothing_that_is_not_there(s3_settings: StorageSe
 
     with pytest.raises(StagedBytesMissing):
         await blobs.get(f"{folder}/a")
-
-
-async def test_the_bucket_is_set_up_once_and_a_repeat_changes_nothing(s3_settings: StorageSettings) -> None:
-    settings = s3_settings.model_copy(update={"aws_s3_bucket": f"test-{uuid4().hex}"})
-
-    first, second = await ensure_bucket(settings), await ensure_bucket(settings)
-
-    assert first[0] == f"made the bucket {settings.aws_s3_bucket}"
-    assert first[1:] == second
-    async with s3_client(settings) as client:
-        rules = (await client.get_bucket_lifecycle_configuration(Bucket=settings.aws_s3_bucket))["Rules"]
-        assert [rule["ID"] for rule in rules] == ["staging", "aborted-uploads"]
-        await client.delete_bucket(Bucket=settings.aws_s3_bucket)
 
 
 def elsewhere(url: str, *, timeout_s: float = 0.4) -> StorageSettings:

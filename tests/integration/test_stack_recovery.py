@@ -9,7 +9,8 @@ import aio_pika
 import asyncpg
 import pytest
 
-from pixorly.blobs import S3Blobs, ensure_bucket
+from pixorly.blobs import S3Blobs
+from pixorly.bucket import ensure_bucket
 from pixorly.errors import OutageError, StorageUnavailable
 from pixorly_stack.keeper import Keeper, State
 from pixorly_stack.servers import Servers

@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import aioboto3
 import obstore
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 from pydantic import SecretStr
 from typing_extensions import override
 
 from pixorly.errors import OutageError, StagedBytesMissing, StorageUnavailable
-from pixorly.keys import STAGING
 from pixorly.settings import StorageSettings
 
 if TYPE_CHECKING:
@@ -35,7 +33,6 @@ _MULTIPART_FROM_BYTES: Final = 16 << 20
 """From here on in several parts at once; below, one request is cheaper and as fast."""
 _PART_BYTES: Final = 8 << 20
 _LAST_BREATH_S: Final = 0.05
-_NOT_KNOWN: Final = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +175,6 @@ def _wait_for_obstore() -> None:
 def _store_options(settings: StorageSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "region": settings.aws_region,
-        "server_side_encryption": settings.s3_sse,
         # The request is signed over the same sum, so it costs nothing; the store checks it and keeps it.
         "checksum_algorithm": "SHA256",
         "client_options": {
@@ -187,6 +183,8 @@ def _store_options(settings: StorageSettings) -> dict[str, Any]:
         },
         "retry_config": {"max_retries": 1, "retry_timeout": timedelta(seconds=settings.s3_timeout_s)},
     }
+    if settings.s3_sse != "none":
+        options["server_side_encryption"] = settings.s3_sse
     if settings.s3_kms_key_id:
         options["sse_kms_key_id"] = settings.s3_kms_key_id
     if settings.s3_endpoint_url:
@@ -279,87 +277,3 @@ async def s3_client(settings: StorageSettings) -> AsyncIterator["S3Client"]:
         yield await stack.enter_async_context(
             session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
         )
-
-
-async def ensure_bucket(settings: StorageSettings) -> list[str]:
-    """Make the bucket and its rules, and return what was done, in words. A repeat changes nothing.
-
-    Raises:
-        OutageError: The object store is away or refused a step.
-    """
-    bucket, done = settings.aws_s3_bucket, []
-    try:
-        async with asyncio.timeout(60), s3_client(settings) as client:
-            if await _create_bucket(client, settings):
-                done.append(f"made the bucket {bucket}")
-            await client.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration=_encryption(settings))
-            done.append(f"encryption by default: {settings.s3_sse}")
-            done.append(await _block_public_access(client, settings))
-            await client.put_bucket_lifecycle_configuration(
-                Bucket=bucket, LifecycleConfiguration=_lifecycle(settings.staging_days)
-            )
-            done.append(f"staged bytes go after {settings.staging_days} days, aborted uploads after one")
-    except (BotoCoreError, ClientError, OSError) as error:
-        raise OutageError("s3", f"The bucket {bucket} could not be set up: {error}") from error
-    return done
-
-
-async def _block_public_access(client: "S3Client", settings: StorageSettings) -> str:
-    """Block it; another server than AWS may not know how, and gives nothing to the public unless told to."""
-    try:
-        await client.put_public_access_block(
-            Bucket=settings.aws_s3_bucket,
-            PublicAccessBlockConfiguration={
-                "BlockPublicAcls": True,
-                "IgnorePublicAcls": True,
-                "BlockPublicPolicy": True,
-                "RestrictPublicBuckets": True,
-            },
-        )
-    except ClientError as error:
-        if settings.s3_endpoint_url is None or error.response["Error"]["Code"] not in _NOT_KNOWN:
-            raise
-        return "this server knows no block of public access"
-    return "public access blocked"
-
-
-async def _create_bucket(client: "S3Client", settings: StorageSettings) -> bool:
-    try:
-        await client.head_bucket(Bucket=settings.aws_s3_bucket)
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in {"404", "NoSuchBucket"}:
-            raise
-    else:
-        return False
-    if settings.aws_region == "us-east-1":
-        await client.create_bucket(Bucket=settings.aws_s3_bucket)
-    else:
-        region: Any = {"LocationConstraint": settings.aws_region}
-        await client.create_bucket(Bucket=settings.aws_s3_bucket, CreateBucketConfiguration=region)
-    return True
-
-
-def _encryption(settings: StorageSettings) -> Any:
-    default = {"SSEAlgorithm": settings.s3_sse}
-    if settings.s3_kms_key_id:
-        default["KMSMasterKeyID"] = settings.s3_kms_key_id
-    return {"Rules": [{"ApplyServerSideEncryptionByDefault": default}]}
-
-
-def _lifecycle(staging_days: int) -> Any:
-    return {
-        "Rules": [
-            {
-                "ID": "staging",
-                "Status": "Enabled",
-                "Filter": {"Prefix": STAGING},
-                "Expiration": {"Days": staging_days},
-            },
-            {
-                "ID": "aborted-uploads",
-                "Status": "Enabled",
-                "Filter": {"Prefix": ""},
-                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
-            },
-        ]
-    }

@@ -5,7 +5,7 @@ OpenRouter's own tools use too. `.env.example` lists them all.
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -17,6 +17,7 @@ def _split(value: object) -> object:
     return [part for part in value.replace(" ", "").split(",") if part] if isinstance(value, str) else value
 
 
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Delays = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Written with commas between them."""
@@ -95,9 +96,11 @@ class StorageSettings(Settings):
     """Another S3 server than AWS; addressed by path."""
     s3_timeout_s: float = Field(default=20, gt=0)
     """The longest that one call to the object store may take."""
-    s3_sse: str = "AES256"
-    """Server-side encryption: `AES256` or `aws:kms`."""
+    s3_sse: Literal["AES256", "aws:kms", "none"] = "AES256"
+    """Server-side encryption; `none` for a server that knows none, such as a MinIO without a key."""
     s3_kms_key_id: str | None = None
+    s3_cors_origins: Words = ("*",)
+    """Whose pages may read with scripts what a link leads to, with commas between them."""
     staging_days: int = Field(default=2, ge=1)
     """How long a lifecycle rule keeps staged bytes; at least a day longer than the longest deadline."""
 

@@ -9,6 +9,7 @@ from pixorly_stack import (
     account,
     audit,
     bill,
+    bucket,
     commands,
     credits,  # noqa: A004 - the command's name
     dead,
@@ -52,6 +53,7 @@ app.command(add_help_option=False, context_settings=_AS_IT_IS)(offer.emulator)
 app.add_typer(offer.app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(images.app, name="images")
+app.add_typer(bucket.app, name="bucket")
 app.add_typer(dead.app, name="dead")
 app.add_typer(users.app, name="users")
 app.add_typer(credits.app, name="credits")

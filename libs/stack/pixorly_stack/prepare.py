@@ -7,7 +7,7 @@ import aio_pika
 import asyncpg
 
 from pixorly import topology
-from pixorly.blobs import ensure_bucket
+from pixorly.bucket import ensure_bucket
 from pixorly.errors import PixorlyError
 from pixorly_stack import store
 from pixorly_stack.access import Access, S3Access
