@@ -17,6 +17,8 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     """The key to `/admin/v1`; without one, only API keys with the scope `admin` open it."""
     models_file: Path | None = None
     """Another model catalogue than the one that ships."""
+    providers: tuple[str, ...] | None = None
+    """JSON: the providers whose models are on offer, those that the generator has keys for; all if nothing is said."""
 
     body_max_bytes: int = Field(default=65_536, ge=1024)
     prompt_max_chars: int = Field(default=4000, ge=1, le=32_000)
