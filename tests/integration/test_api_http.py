@@ -446,3 +446,13 @@ async def test_presigned_links_open_what_lies_in_the_bucket(s3_settings: Storage
         forged = await http.get(link.url.replace("1.png", "2.png"))
         assert forged.status_code == 403
     assert link.expires_at is not None
+
+
+async def test_only_models_of_providers_that_there_are_keys_for_are_on_offer(database_url: str) -> None:
+    async with open_world(database_url, providers=("sandbox",)) as world:
+        listed = (await world.call("GET", "/v1/models")).json()["data"]
+        assert {model["id"].partition("/")[0] for model in listed} == {"sandbox"}
+        refused = await world.create(model="google/gemini-3.1-flash-image")
+        assert (refused.status_code, refused.json()["code"]) == (422, "unknown_model")
+        assert "not offered here" in refused.json()["detail"]
+        assert await world.published() == []

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import api_world as api
 import pytest
@@ -58,6 +59,26 @@ async def test_a_job_keeps_its_fallbacks_and_says_which_model_made_which_image(w
     read = await world.get(job.job_id)
     assert [image["model"] for image in read["images"]] == ["sandbox/mosaic", "sandbox/mosaic", "sandbox/aurora"]
     assert (read["model"], read["credits_used"]) == ("sandbox/aurora", 15)
+    assert read["models_used"] == ["sandbox/aurora", "sandbox/mosaic"]
+    told = (await world.call("GET", f"/v1/generations/{job.job_id}/timeline")).json()["data"]
+    assert [one["model"] for one in told if one["what"] == "image.generated"] == ["sandbox/mosaic"]
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "the later first"])
+async def test_an_attempt_that_goes_on_to_a_fallback_is_known_by_the_model_that_it_asked_last(
+    world: World, order: int
+) -> None:
+    job = await world.created(fallback_models=["sandbox/mosaic"])
+    first = api.started(job).model_copy(update={"model": "sandbox/aurora"})
+    later = api.started(job).model_copy(
+        update={"model": "sandbox/mosaic", "occurred_at": first.occurred_at + timedelta(seconds=1)}
+    )
+    for event in (first, later)[::order]:
+        await world.jobs.follow(event)
+    await asyncio.gather(world.jobs.follow(first), world.jobs.follow(later))
+
+    told = (await world.call("GET", f"/v1/generations/{job.job_id}/timeline")).json()["data"]
+    assert [one["model"] for one in told if one["what"] == "job.started"] == ["sandbox/mosaic"]
 
 
 async def test_a_job_that_is_announced_again_is_announced_with_its_fallbacks(world: World) -> None:

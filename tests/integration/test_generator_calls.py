@@ -457,6 +457,24 @@ async def test_a_fallback_makes_the_image_when_the_model_is_away(make: Make) -> 
     assert (await generator.row("select model from attempts"))["model"] == "sandbox/mosaic"
     made = await settled(generator.bus, ImageGenerated, 1)
     assert [e.model for e in made if isinstance(e, ImageGenerated)] == ["sandbox/mosaic"]
+    told = await settled(generator.bus, JobStarted, 2)
+    assert [e.model for e in told if isinstance(e, JobStarted)] == ["sandbox/aurora", "sandbox/mosaic"]
+
+
+async def test_a_model_that_there_is_no_key_for_fails_the_job_at_once(make: Make) -> None:
+    generator = await make(Provider())
+    await generator.calls.make_all(job(model="google/gemini-3.1-flash-image"))
+
+    failed = await settled(generator.bus, ImageFailed, 1)
+    assert [e.code for e in failed if isinstance(e, ImageFailed)] == ["model_unavailable"]
+
+
+async def test_a_fallback_makes_the_image_where_there_is_no_key_for_the_model(make: Make) -> None:
+    generator = await make(Provider())
+    await generator.calls.make_all(job(model="google/gemini-3.1-flash-image", fallback_models=("sandbox/mosaic",)))
+
+    made = await settled(generator.bus, ImageGenerated, 1)
+    assert [e.model for e in made if isinstance(e, ImageGenerated)] == ["sandbox/mosaic"]
 
 
 async def test_a_job_waits_for_a_model_that_is_away_though_its_fallback_is_gone(make: Make) -> None:

@@ -5,7 +5,7 @@ The api refuses and prices with it before credits are taken; the generator plans
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -197,26 +197,43 @@ def check_fallbacks(model: Model, fallbacks: Sequence[Model], params: ImageParam
 
 
 class Catalogue:
-    """The models on offer, by id."""
+    """The models, by id.
 
-    def __init__(self, models: tuple[Model, ...]) -> None:
+    Args:
+        models: All of them, those that are retired too.
+        providers: Whose models are on offer; everybody's if None.
+    """
+
+    def __init__(self, models: Sequence[Model], providers: Collection[str] | None = None) -> None:
         self._models = {model.id: model for model in models}
+        self._providers = providers
+
+    def of(self, providers: Collection[str] | None) -> "Catalogue":
+        """Return the catalogue with the models of these providers on offer; of all if None."""
+        return Catalogue(list(self._models.values()), providers)
 
     def all(self) -> list[Model]:
         """Return the models that can be asked for."""
-        return [model for model in self._models.values() if not model.retired]
+        return [model for model in self._models.values() if self._state(model) == "offered"]
+
+    def _state(self, model: Model | None) -> str:
+        if model is None:
+            return "unknown"
+        if model.retired:
+            return "retired"
+        return "offered" if self._providers is None or model.provider in self._providers else "not offered here"
 
     def find(self, model_id: str, *, param: str = "model") -> Model:
         """Return the model that the field `param` asks for.
 
         Raises:
-            UnknownModel: There is none, or it is retired; the message names near ones.
+            UnknownModel: There is none, it is retired, or nobody here can make it; the message names near ones.
         """
         model = self._models.get(model_id)
-        if model is None or model.retired:
+        state = self._state(model)
+        if model is None or state != "offered":
             near = difflib.get_close_matches(model_id, [model.id for model in self.all()], n=3, cutoff=0.4)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
-            state = "retired" if model else "unknown"
             raise UnknownModel(f"The model {model_id[:100]!r} is {state}.{hint}", param=param, near=near)
         return model
 

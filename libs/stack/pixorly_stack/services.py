@@ -136,6 +136,11 @@ class Tellings:
             stop_within_s=STOP_WITHIN_S,
         )
 
+    def _providers(self, *, emulator: bool) -> list[str]:
+        """Return the providers that the generator can ask: those that it is given a key for."""
+        keys = {"openrouter": "OPENROUTER_API_KEY", "openai": "OPENAI_API_KEY"}
+        return ["sandbox", *(name for name, key in keys.items() if emulator or self._environment.get(key))]
+
     def environment(self, service: Service, *, emulator: bool) -> dict[str, str]:
         """Return the whole environment of a service."""
         told = {name: value for name, value in self._environment.items() if _passed_on(name)}
@@ -158,6 +163,7 @@ class Tellings:
             told["PIXORLY_SERVICE_TOKEN"] = self._secrets["service-token"]
         if Need.ADMIN_KEY in service.needs:
             told["PIXORLY_ADMIN_KEY"] = self._secrets["admin-key"]
+            told.setdefault("PIXORLY_PROVIDERS", ",".join(self._providers(emulator=emulator)))
         told |= {name: value for name, value in self._environment.items() if name.startswith(service.own_settings)}
         if emulator and service.own_settings == PROVIDERS:
             told |= {"OPENROUTER_API_KEY": "emulator", "OPENROUTER_BASE_URL": self.url("emulator")}

@@ -162,7 +162,7 @@ def build(settings: ApiSettings) -> FastAPI:
             app.state.parts = Parts(
                 settings=settings,
                 database=database,
-                catalogue=catalogue.load(settings.models_file),
+                catalogue=catalogue.load(settings.models_file).of(settings.providers),
                 auth=Auth(
                     database,
                     settings.admin_key,

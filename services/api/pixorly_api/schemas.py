@@ -169,7 +169,10 @@ class GenerationOut(Out):
     object: Literal["generation"] = "generation"
     status: Status
     model: str
+    """The one that was asked for."""
     fallback_models: list[str]
+    models_used: list[str]
+    """Those that made its images."""
     prompt: str
     n: int
     visibility: Visibility
@@ -212,6 +215,7 @@ class TimelineEntry(Out):
     stage: str | None = None
     attempt: int | None = None
     provider: str | None = None
+    model: str | None = None
     code: str | None = None
     message: str | None = None
     delay_s: float | None = None

@@ -24,6 +24,9 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     """How long a report or an audit may be silent: they read whole tables."""
     credit_usd: Decimal = Field(default=Decimal("0.01"), gt=0)
     """What a credit is sold for, in US dollars: for the operator's report of revenue and margin."""
+    providers: Names | None = None
+    """The providers whose models are on offer, with commas between them: those that the generator has keys for; all if
+    nothing is said."""
 
     body_max_bytes: int = Field(default=65_536, ge=1024)
     prompt_max_chars: int = Field(default=4000, ge=1, le=32_000)

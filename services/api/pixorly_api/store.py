@@ -36,6 +36,10 @@ _IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, visibility, 
     thumbnail_bytes, width, height, content_type, sha256, thumbhash, created_at"""
 
 
+_ATTEMPT_KEY: Final = 5
+"""How many of the columns of an attempt tell it from others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """A job that was asked for and is not promised yet.
@@ -451,19 +455,24 @@ async def _slots(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, 
 
 
 async def add_attempts(connection: Connection, events: Sequence[JobStarted | JobRetrying]) -> set[UUID]:
-    """Note what workers tried, and return the ids of the events that were new."""
-    rows = {_attempt(event): event.event_id for event in events}
+    """Note what workers tried, and return the ids of the events that were new.
+
+    An attempt that went on to another model is known by the last one that it asked.
+    """
+    told = {_attempt(event): event.event_id for event in sorted(events, key=lambda event: event.occurred_at)}
+    rows = {row[:_ATTEMPT_KEY]: (row, event_id) for row, event_id in told.items()}
     fresh = await connection.fetch(
         """insert into attempts (job_id, kind, stage, index, attempt, user_id, provider, model, code, message, delay_s,
                                  at)
            select * from unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::int[], $6::text[], $7::text[],
                                 $8::text[], $9::text[], $10::text[], $11::real[], $12::timestamptz[])
-           on conflict do nothing
+           on conflict (job_id, kind, stage, index, attempt) do update
+           set provider = excluded.provider, model = excluded.model, at = excluded.at
+           where attempts.kind = 'started' and attempts.at < excluded.at
            returning job_id, kind, stage, index, attempt""",
-        *_columns(list(rows)),
+        *_columns([row for row, _ in rows.values()]),
     )
-    known = {tuple(row) for row in fresh}
-    return {event_id for row, event_id in rows.items() if row[:5] in known}
+    return {rows[tuple(row)][1] for row in fresh}
 
 
 def _attempt(event: JobStarted | JobRetrying) -> tuple[Any, ...]:
@@ -850,7 +859,7 @@ async def attempts_of(connection: Connection, job_id: UUID) -> list[dict[str, An
 async def slot_times(connection: Connection, job_id: UUID) -> list[dict[str, Any]]:
     """Return when each slot of a job moved."""
     rows = await connection.fetch(
-        """select index, image_id, state, code, message, stage, generated_at, ended_at
+        """select index, image_id, state, code, message, stage, generated_at, ended_at, generated ->> 'model' as model
            from slots where job_id = $1 order by index""",
         job_id,
     )

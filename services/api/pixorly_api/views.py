@@ -47,6 +47,7 @@ def _facts(record: Record, shown: list[StoredImageOut]) -> dict[str, Any]:
         "status": job.status,
         "model": job.model,
         "fallback_models": list(job.fallback_models),
+        "models_used": sorted({image.model for image in shown}),
         "prompt": job.prompt,
         "n": job.n,
         "visibility": job.visibility,
@@ -124,7 +125,9 @@ def timeline(
     entries += [TimelineEntry(what=f"job.{attempt['kind']}", **attempt) for attempt in attempts]
     for slot in slots:
         if slot["generated_at"]:
-            entries.append(TimelineEntry(at=slot["generated_at"], what="image.generated", index=slot["index"]))
+            entries.append(
+                TimelineEntry(at=slot["generated_at"], what="image.generated", index=slot["index"], model=slot["model"])
+            )
         if slot["ended_at"]:
             entries.append(TimelineEntry(at=slot["ended_at"], what=f"image.{slot['state']}", **_why(slot)))
     if job.settled_at:

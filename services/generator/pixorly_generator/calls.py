@@ -33,6 +33,7 @@ from pixorly.errors import (
 )
 from pixorly.events import Event, JobCreated, JobStarted, PlannedCall
 from pixorly.failpoints import failpoint
+from pixorly.ids import derived_id
 from pixorly.outbox import Outbox, Transaction
 from pixorly.topology import LADDER_S
 from pixorly_generator import store
@@ -156,26 +157,37 @@ class Calls:
                 transaction.append(*await _give_up(connection, event, call))
                 return None
             if not row.expired or row.contested:
-                number = await self._begin(transaction, event, call, takes_over=row.expired)
-                return Attempt(event, call, number, left_s)
+                if row.expired:
+                    TAKEN_OVER.inc()
+                    _log.warning("a call is taken over", job_id=str(event.job_id), call_no=call.call_no)
+                number = await store.lease(connection, event.job_id, call.call_no, self._owner, self._lease_s)
+                attempt = Attempt(event, call, number, left_s)
+                await self._announce(transaction, attempt, event.model)
+                return attempt
             # PostgreSQL may have been away for as long as the lease held, and its owner be at work all the same.
             await store.contest_lease(connection, event.job_id, call.call_no, self._lease_s * _NOTICE)
         raise Held
 
-    async def _begin(self, transaction: Transaction, event: JobCreated, call: PlannedCall, *, takes_over: bool) -> int:
-        """Lease the call, announce its attempt, and return the attempt's number."""
-        if takes_over:
-            TAKEN_OVER.inc()
-            _log.warning("a call is taken over", job_id=str(event.job_id), call_no=call.call_no)
-        connection, model = transaction.connection, event.model
-        number = await store.lease(connection, event.job_id, call.call_no, self._owner, self._lease_s)
-        provider = self._upstream.provider_of(model)
-        await store.begin_attempt(connection, event.job_id, call.call_no, number, provider=provider, model=model)
+    async def _announce(self, transaction: Transaction, attempt: Attempt, model: str) -> None:
+        """Say that a model is about to be asked."""
+        provider, number = self._upstream.provider_of(model), attempt.number
+        await store.begin_attempt(transaction.connection, *_key(attempt), number, provider=provider, model=model)
+        event, call_no = attempt.event, attempt.call.call_no
         started = JobStarted.of(
-            event.job_id, event.user_id, call_no=call.call_no, attempt=number, provider=provider, model=model
+            event.job_id, event.user_id, call_no=call_no, attempt=number, provider=provider, model=model
         )
+        if model != event.model:  # the same attempt is announced once more, and must not pass for a repeat
+            started = started.model_copy(update={"event_id": derived_id(started.event_id, model)})
         transaction.append(started)
-        return number
+
+    async def _turn_to(self, attempt: Attempt, model: str) -> None:
+        """Say that an attempt goes on to a fallback.
+
+        Raises:
+            OutageError: PostgreSQL is away.
+        """
+        async with self._outbox.transaction() as transaction:
+            await self._announce(transaction, attempt, model)
 
     async def _lock(self, connection: Connection, event: JobCreated, call: PlannedCall) -> store.Call:
         return await store.lock_call(
@@ -191,7 +203,7 @@ class Calls:
         """
         failpoint("call.leased")
         try:
-            answer, model = await self._upstream.generate(attempt)
+            answer, model = await self._upstream.generate(attempt, partial(self._turn_to, attempt))
         except (TransientError, OutageError) as error:
             await self._insist(partial(self._reopen, attempt, error))
             raise

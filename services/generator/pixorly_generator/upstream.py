@@ -1,7 +1,7 @@
 """Asking providers: which one makes which model, what it is asked, and what the asking costs and takes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,8 +64,14 @@ class Upstream:
         except UnknownModel:
             return "none"
 
-    async def generate(self, attempt: Attempt) -> tuple[ProviderAnswer, str]:
+    async def generate(
+        self, attempt: Attempt, turning_to: Callable[[str], Awaitable[None]]
+    ) -> tuple[ProviderAnswer, str]:
         """Ask for the job's model, or for the next of its fallbacks where one is gone or away.
+
+        Args:
+            attempt: The attempt that is made.
+            turning_to: Told of each fallback before it is asked.
 
         Returns:
             What the provider answered, and the id in the catalogue of the model that was asked.
@@ -79,6 +85,8 @@ class Upstream:
         away: OutageError | None = None
         gone = ModelUnavailable()
         for model_id in (attempt.event.model, *attempt.event.fallback_models):
+            if model_id != attempt.event.model:
+                await turning_to(model_id)
             try:
                 return await self._generate_with(model_id, attempt), model_id
             except ModelUnavailable as error:
@@ -95,7 +103,8 @@ class Upstream:
         except UnknownModel as error:
             raise ModelUnavailable from error
         if model.provider not in self._providers:
-            raise OutageError(f"provider:{model.provider}", f"No key for {model.provider} is set.")
+            # Nothing would come of waiting: a key comes with a new process, and with new jobs.
+            raise ModelUnavailable(f"No key for {model.provider} is set.")
         event = attempt.event
         request = ProviderRequest(
             job_id=event.job_id,

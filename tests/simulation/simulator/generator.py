@@ -119,7 +119,7 @@ class Calls:
         return number
 
     def _lease_in(self, event: JobCreated, call: PlannedCall, transaction: Transaction) -> int | None:
-        """Mirrors the transaction in `Calls._lease` and `_begin`, and what they ask of the store."""
+        """Mirrors the transaction in `Calls._lease`, and what it asks of the store."""
         key, now_s = (event.job_id, call.call_no), self._world.clockwork.now_s
         if event.job_id in self._tables.settled:
             return None

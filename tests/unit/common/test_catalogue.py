@@ -205,6 +205,18 @@ def test_a_retired_model_is_refused_not_listed_and_not_offered_instead() -> None
     assert catalogue.all() == [FREE]
 
 
+def test_a_model_that_nobody_here_can_make_is_refused_not_listed_and_not_offered_instead() -> None:
+    away = FREE.model_copy(update={"id": "test/free-1", "provider": "openai"})
+    catalogue = Catalogue((away, FREE)).of(["sandbox"])
+
+    with pytest.raises(UnknownModel, match="not offered here") as refused:
+        catalogue.find("test/free-1")
+
+    assert refused.value.facts["near"] == ["test/free"]
+    assert catalogue.all() == [FREE]
+    assert catalogue.of(None).all() == [away, FREE]
+
+
 def test_a_long_unknown_name_is_not_repeated_at_length() -> None:
     with pytest.raises(UnknownModel) as refused:
         Catalogue((FREE,)).find("x" * 100_000)

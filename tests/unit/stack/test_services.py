@@ -40,6 +40,7 @@ API = {
     "PIXORLY_AMQP_URL",
     "PIXORLY_ADMIN_KEY",
     "PIXORLY_GENERATOR_URL",
+    "PIXORLY_PROVIDERS",
     "AWS_CLOUDFRONT_PRIVATE_KEY",
     *STORE,
     *CALLS_LEDGER,
@@ -63,6 +64,10 @@ TOLD = {
 
 @pytest.fixture
 def tellings(tmp_path: Path) -> Tellings:
+    return make_tellings(tmp_path, OUTSIDE)
+
+
+def make_tellings(tmp_path: Path, outside: dict[str, str]) -> Tellings:
     owners = ("api", "generator", "ledger", "uploader")
     prepared = Prepared(
         database_urls={owner: f"postgresql://{owner}" for owner in owners[:3]},
@@ -71,7 +76,7 @@ def tellings(tmp_path: Path) -> Tellings:
         own_users=True,
         s3=S3Access("http://127.0.0.1:1", "us-east-1", "pixorly", "secret", "pixorly-images"),
     )
-    return Tellings(OUTSIDE, prepared, Secrets(tmp_path / "secrets.json"), Ports(tmp_path / "ports.json"))
+    return Tellings(outside, prepared, Secrets(tmp_path / "secrets.json"), Ports(tmp_path / "ports.json"))
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
@@ -98,6 +103,27 @@ def test_with_the_emulator_the_generator_calls_it_and_not_the_provider(tellings:
 
     assert told["OPENROUTER_BASE_URL"] == tellings.url("emulator")
     assert told["OPENROUTER_API_KEY"] == "emulator"
+
+
+@pytest.mark.parametrize(
+    ("outside", "emulator", "offered"),
+    [
+        ({}, False, ["sandbox"]),
+        ({"OPENAI_API_KEY": ""}, False, ["sandbox"]),
+        ({"OPENROUTER_API_KEY": "sk"}, False, ["sandbox", "openrouter"]),
+        ({"OPENAI_API_KEY": "sk"}, False, ["sandbox", "openai"]),
+        ({}, True, ["sandbox", "openrouter", "openai"]),
+        ({"PIXORLY_PROVIDERS": "openai"}, True, ["openai"]),
+    ],
+)
+def test_the_api_offers_the_models_that_the_generator_has_keys_for(
+    tmp_path: Path, outside: dict[str, str], offered: list[str], *, emulator: bool
+) -> None:
+    api = next(service for service in SERVICES if service.name == "api")
+
+    told = make_tellings(tmp_path, outside).environment(api, emulator=emulator)
+
+    assert told["PIXORLY_PROVIDERS"].split(",") == offered
 
 
 def test_every_process_has_a_port_of_its_own(tellings: Tellings) -> None:
