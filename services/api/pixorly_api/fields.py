@@ -44,9 +44,15 @@ def _in_reach(time: datetime) -> datetime:
     return time
 
 
+def _day_in_reach(day: date) -> date:
+    if not _FIRST.date() <= day < _LAST.date():
+        raise ValueError("must lie between the years 2000 and 2200")
+    return day
+
+
 Text = Annotated[str, AfterValidator(_storable)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_reach)]
-Day = Annotated[date, BeforeValidator(_written)]
+Day = Annotated[date, BeforeValidator(_written), AfterValidator(_day_in_reach)]
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
 
 

@@ -26,6 +26,10 @@ router = APIRouter(prefix="/admin/v1", tags=["admin"], route_class=JsonRoute)
 _READ: Final = documented(401, 403, 404, 422, 429, 500, 503)
 _SHEET: Final = {**_READ, **CSV}
 _NDJSON: Final = "application/x-ndjson"
+_STEPS: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {_NDJSON: {"schema": {"type": "string"}}}}}
+"""What `stream` asks for: a JSON object on each line, as it is found."""
+_CALL: Final = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9]{1,4}/[0-9]{1,6}$"
+"""The cursor of the generator's records: a job, its call, and the attempt."""
 
 GroupBy = Annotated[
     str,
@@ -152,7 +156,7 @@ async def list_provider_calls(
     *,
     as_csv: AsCsv,
     limit: Many = 1000,
-    cursor: Annotated[str | None, Query(max_length=60)] = None,
+    cursor: Annotated[str | None, Query(max_length=60, pattern=_CALL)] = None,
     first: First = None,
     last: Last = None,
 ) -> Any:
@@ -171,7 +175,11 @@ async def list_provider_calls(
 
 
 @router.get(
-    "/audit", operation_id="getAudit", summary="Whether everything adds up", response_model=Audit, responses=_READ
+    "/audit",
+    operation_id="getAudit",
+    summary="Whether everything adds up",
+    response_model=Audit,
+    responses={**_READ, **_STEPS},
 )
 async def audit(parts: P, _: Admin, *, quiet: bool = False, stream: Stream = False) -> Any:
     """Return what the ledger's checks found; with `quiet`, nothing may be under way either."""
@@ -184,7 +192,7 @@ async def audit(parts: P, _: Admin, *, quiet: bool = False, stream: Stream = Fal
     operation_id="getStorageAudit",
     summary="Whether the bucket holds what it should",
     response_model=dict[str, Any],
-    responses=_READ,
+    responses={**_READ, **_STEPS},
 )
 async def audit_storage(parts: P, _: Admin, *, stream: Stream = False) -> Any:
     """Compare the images, the ledger's storage and the bucket's objects, both ways.
