@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import platform
 import secrets
 import shutil
@@ -299,10 +300,32 @@ def table(title: str, base: str, way: str, lines: list[dict[str, Any]]) -> None:
         print(f"{line['accounts']:<18}{line['at_once']:>8}{rates}{line['ratio']:>8.2f}")
 
 
+TARGETS = [
+    ("in_process", "one hot account", 64, 10.0, "in process, one hot account, 64 at once, grouped over one at a time"),
+    ("in_process", "one hot account", 1, 0.9, "the same, one after the other"),
+    ("http", "one hot account", 64, 0.7, "over HTTP, one hot account, 64 at once, over an endpoint that does nothing"),
+    ("growth", "one hot account", 64, 0.9, "a large ledger over one of 1,000 transfers, 64 at once"),
+]
+AUDIT_WITHIN_S = 30
+
+
+def verdicts(results: dict[str, Any]) -> None:
+    """Print what was aimed at beside what was found, and how busy the machine was."""
+    print(f"\nLoad of the machine before, meanwhile, at the end: {' '.join(f'{load:.1f}' for load in results['load'])}")
+    for part, accounts, at_once, target, words in TARGETS:
+        for line in results.get(part, []):
+            if (line["accounts"], line["at_once"]) == (accounts, at_once):
+                print(f"{line['ratio']:>7.2f}  aim {target:<5}  {words}")
+    if "audit" in results:
+        audited = results["audit"]
+        print(f"{audited['took_s']:>6.1f}s  aim {AUDIT_WITHIN_S}s    audit of {audited['transfers']:,} transfers")
+
+
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     effort = Effort(options.seconds, options.rounds, options.at_once)
     folder = Path(tempfile.mkdtemp(prefix="pixorly-bench-"))
     results: dict[str, Any] = {"python": platform.python_version(), "seconds": effort.seconds, "rounds": effort.rounds}
+    results["load"] = [os.getloadavg()[0]]
     try:
         async with postgres(folder) as url:
             if "in-process" in options.parts:
@@ -316,6 +339,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                 table("Growth", "1,000 transfers", f"{options.transfers:,}", results["growth"])
                 results["audit"] = await audit(large)
                 print(f"\nAudit: {results['audit']}")
+            results["load"] += os.getloadavg()[1::-1]
+            verdicts(results)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return results
