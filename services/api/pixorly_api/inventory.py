@@ -6,7 +6,7 @@ on: what belongs to an open job or a deletion under way is left out, and what lo
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -20,6 +20,8 @@ _ROOT: Final = "users/"
 _UUID_CHARS: Final = 36
 _PAGE: Final = 1000
 _TELL_EVERY: Final = 100
+_SUSPECTS: Final = 200
+"""So many users are looked at again together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +92,30 @@ class StorageAudit:
 
     async def steps(self) -> AsyncIterator[dict[str, Any]]:
         """Yield how far it is now and then, each finding, and in the end what it came to, with `clean`."""
-        tally, seen = Tally(), set[str]()
+        tally, suspects = Tally(), dict[str, list[Finding]]()
         yield tally.shown()
-        async for user_id, objects in self._folders():
-            seen.add(user_id)
-            for finding in await self._check(user_id, objects, tally):
-                yield finding.shown()
+        async for user_id, objects in self._users():
+            if findings := await self._compare(user_id, objects, tally):
+                suspects[user_id] = findings
+            if len(suspects) >= _SUSPECTS:
+                for finding in await self._confirmed(suspects, tally):
+                    yield finding.shown()
+                suspects.clear()
             if tally.users % _TELL_EVERY == 0:
                 yield tally.shown()
+        for finding in await self._confirmed(suspects, tally):
+            yield finding.shown()
+        yield tally.shown(done=True)
+
+    async def _users(self) -> AsyncIterator[tuple[str, list[BlobInfo]]]:
+        """Yield each user and the objects that there are of theirs."""
+        seen = set()
+        async for user_id, objects in self._folders():
+            seen.add(user_id)
+            yield user_id, objects
         # Whoever has nothing in the bucket should have nothing anywhere.
         for user_id in sorted(await self._owners() - seen):
-            for finding in await self._check(user_id, [], tally):
-                yield finding.shown()
-        yield tally.shown(done=True)
+            yield user_id, []
 
     async def _folders(self) -> AsyncIterator[tuple[str, list[BlobInfo]]]:
         """Yield each user's objects; keys come in their order, so that a user's stand together."""
@@ -117,20 +130,23 @@ class StorageAudit:
         if held:
             yield owner, held
 
-    async def _check(self, user_id: str, objects: list[BlobInfo], tally: Tally) -> list[Finding]:
+    async def _confirmed(self, suspects: Mapping[str, list[Finding]], tally: Tally) -> list[Finding]:
+        """Look once more at users with whom something seemed off, and return what still is."""
+        if not suspects:
+            return []
+        await self._sleep(self._look_again_s)
+        confirmed = []
+        for user_id, findings in suspects.items():
+            again = [blob async for blob in self._blobs.list(f"{_ROOT}{user_id}/")]
+            still = {(finding.kind, finding.id) for finding in await self._compare(user_id, again, Tally())}
+            confirmed += [finding for finding in findings if (finding.kind, finding.id) in still]
+        tally.found.update(finding.kind for finding in confirmed)
+        return confirmed
+
+    async def _compare(self, user_id: str, objects: list[BlobInfo], tally: Tally) -> list[Finding]:
         tally.users += 1
         tally.objects += len(objects)
         tally.object_bytes += sum(blob.size_bytes for blob in objects)
-        findings = await self._compare(user_id, objects, tally)
-        if findings:
-            await self._sleep(self._look_again_s)
-            again = [blob async for blob in self._blobs.list(f"{_ROOT}{user_id}/")]
-            still = {(finding.kind, finding.id) for finding in await self._compare(user_id, again, Tally())}
-            findings = [finding for finding in findings if (finding.kind, finding.id) in still]
-        tally.found.update(finding.kind for finding in findings)
-        return findings
-
-    async def _compare(self, user_id: str, objects: list[BlobInfo], tally: Tally) -> list[Finding]:
         findings, in_bucket = list[Finding](), Counter[UUID]()
         for blob in objects:
             image_id = _image_of(blob.key)
