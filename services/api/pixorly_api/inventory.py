@@ -1,7 +1,8 @@
 """The audit of storage: the images we know, the ledger's storage and the objects in the bucket, compared both ways.
 
 It goes through the bucket once, user by user, so it needs no more memory than one user's images take. Traffic may go
-on: what belongs to an open job or a deletion under way is left out, and what looks wrong is looked at again.
+on: what belongs to an open job, or to a deletion or a move under way, is left out, and what looks wrong is looked at
+again.
 """
 
 import asyncio
@@ -13,10 +14,11 @@ from uuid import UUID
 
 from pixorly.blobs import BlobInfo, Blobs
 from pixorly.db import Database
+from pixorly.keys import PUBLIC
 from pixorly_api import store
 from pixorly_api.ledger import Ledger
 
-_ROOT: Final = "users/"
+_ROOTS: Final = ("users/", f"{PUBLIC}users/")
 _UUID_CHARS: Final = 36
 _PAGE: Final = 1000
 _TELL_EVERY: Final = 100
@@ -118,10 +120,26 @@ class StorageAudit:
             yield user_id, []
 
     async def _folders(self) -> AsyncIterator[tuple[str, list[BlobInfo]]]:
-        """Yield each user's objects; keys come in their order, so that a user's stand together."""
+        """Yield each user's objects, the private and the public ones."""
+        private, public = (self._folders_under(root) for root in _ROOTS)
+        one, other = await anext(private, None), await anext(public, None)
+        while one or other:
+            # Keys come in their order, in which a user's name ends with a slash.
+            if one and other and one[0] == other[0]:
+                yield one[0], [*one[1], *other[1]]
+                one, other = await anext(private, None), await anext(public, None)
+            elif one and (other is None or f"{one[0]}/" < f"{other[0]}/"):
+                yield one
+                one = await anext(private, None)
+            elif other:
+                yield other
+                other = await anext(public, None)
+
+    async def _folders_under(self, root: str) -> AsyncIterator[tuple[str, list[BlobInfo]]]:
+        """Yield each user's objects under one root, where they stand together."""
         owner, held = "", list[BlobInfo]()
-        async for blob in self._blobs.list(_ROOT):
-            user_id = blob.key.removeprefix(_ROOT).partition("/")[0]
+        async for blob in self._blobs.list(root):
+            user_id = blob.key.removeprefix(root).partition("/")[0]
             if user_id != owner and held:
                 yield owner, held
                 held = []
@@ -137,7 +155,7 @@ class StorageAudit:
         await self._sleep(self._look_again_s)
         confirmed = []
         for user_id, findings in suspects.items():
-            again = [blob async for blob in self._blobs.list(f"{_ROOT}{user_id}/")]
+            again = [blob for root in _ROOTS async for blob in self._blobs.list(f"{root}{user_id}/")]
             still = {(finding.kind, finding.id) for finding in await self._compare(user_id, again, Tally())}
             confirmed += [finding for finding in findings if (finding.kind, finding.id) in still]
         tally.found.update(finding.kind for finding in confirmed)
@@ -190,7 +208,7 @@ class StorageAudit:
 
 
 def _image_of(key: str) -> UUID | None:
-    """Return the image that an object belongs to: `users/{user}/{job}/{index}-{image_id}….…`."""
+    """Return the image that an object belongs to: `…users/{user}/{job}/{index}-{image_id}….…`."""
     name = key.rpartition("/")[2].partition("-")[2]
     try:
         return UUID(name[:_UUID_CHARS])
