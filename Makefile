@@ -7,7 +7,7 @@ SOURCES := libs services tests/fixtures tests/chaos
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## Bring uv, the Python packages, PostgreSQL, SeaweedFS and RabbitMQ; no root, nothing installed into the system
@@ -41,6 +41,10 @@ trial: setup ## Send 300 jobs within two minutes while processes are killed ever
 verify: setup ## Try 10,000 seeds of the simulator, then everything that takes long
 	@SEEDS=10000 $(PYTEST) tests/simulation -n auto --maxprocesses 4
 	@$(PYTEST) -m long
+
+.PHONY: bench-ledger
+bench-ledger: setup ## Measure how fast the ledger charges, beside the same work done one at a time, and print the ratios
+	@.venv/bin/python bench/ledger.py
 
 .PHONY: test-unit
 test-unit: setup ## Run the tests that need no servers

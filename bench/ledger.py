@@ -1,6 +1,6 @@
 """How fast the ledger charges: grouped, beside the same work done one transaction at a time, in one run.
 
-    python bench/ledger.py [--seconds 2] [--rounds 3] [--quick] [--json FILE] [--at-once 1,8,64,256]
+    python bench/ledger.py [--seconds 0.5] [--rounds 9] [--quick] [--json FILE] [--at-once 1,8,64,256]
                            [--parts in-process,http,growth,audit]
 
 It starts a PostgreSQL of its own with default durability (every commit is on disk before it is answered), in a folder
@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import platform
 import secrets
 import shutil
@@ -162,8 +163,12 @@ async def charge_rate(charge: Charge, users: Iterator[str], at_once: int, second
 async def compared(
     effort: Effort, one: Callable[[], Awaitable[float]], other: Callable[[], Awaitable[float]]
 ) -> dict[str, float]:
-    """Return both rates and the ratio of the other to the one, from rounds that take turns."""
+    """Return both rates and the ratio of the other to the one, from rounds that take turns.
+
+    A round that does not count goes before: whoever is measured first would pay for what is not in memory yet.
+    """
     pairs = []
+    await one(), await other()
     for turn in range(effort.rounds):
         first, second = (one, other) if turn % 2 == 0 else (other, one)
         rates = [await first(), await second()]
@@ -299,10 +304,32 @@ def table(title: str, base: str, way: str, lines: list[dict[str, Any]]) -> None:
         print(f"{line['accounts']:<18}{line['at_once']:>8}{rates}{line['ratio']:>8.2f}")
 
 
+TARGETS = [
+    ("in_process", "one hot account", 64, 10.0, "in process, one hot account, 64 at once, grouped over one at a time"),
+    ("in_process", "one hot account", 1, 0.9, "the same, one after the other"),
+    ("http", "one hot account", 64, 0.7, "over HTTP, one hot account, 64 at once, over an endpoint that does nothing"),
+    ("growth", "one hot account", 64, 0.9, "a large ledger over one of 1,000 transfers, 64 at once"),
+]
+AUDIT_WITHIN_S = 30
+
+
+def verdicts(results: dict[str, Any]) -> None:
+    """Print what was aimed at beside what was found, and how busy the machine was."""
+    print(f"\nLoad of the machine before, meanwhile, at the end: {' '.join(f'{load:.1f}' for load in results['load'])}")
+    for part, accounts, at_once, target, words in TARGETS:
+        for line in results.get(part, []):
+            if (line["accounts"], line["at_once"]) == (accounts, at_once):
+                print(f"{line['ratio']:>7.2f}  aim {target:<5}  {words}")
+    if "audit" in results:
+        audited = results["audit"]
+        print(f"{audited['took_s']:>6.1f}s  aim {AUDIT_WITHIN_S}s    audit of {audited['transfers']:,} transfers")
+
+
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     effort = Effort(options.seconds, options.rounds, options.at_once)
     folder = Path(tempfile.mkdtemp(prefix="pixorly-bench-"))
     results: dict[str, Any] = {"python": platform.python_version(), "seconds": effort.seconds, "rounds": effort.rounds}
+    results["load"] = [os.getloadavg()[0]]
     try:
         async with postgres(folder) as url:
             if "in-process" in options.parts:
@@ -316,6 +343,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                 table("Growth", "1,000 transfers", f"{options.transfers:,}", results["growth"])
                 results["audit"] = await audit(large)
                 print(f"\nAudit: {results['audit']}")
+            results["load"] += os.getloadavg()[1::-1]
+            verdicts(results)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return results
@@ -326,8 +355,8 @@ def main() -> None:
         serve(sys.argv[2], int(sys.argv[3]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2, help="how long each measurement takes")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is made")
+    parser.add_argument("--seconds", type=float, default=0.5, help="how long each measurement takes")
+    parser.add_argument("--rounds", type=int, default=9, help="how often each is made")
     parser.add_argument("--transfers", type=int, default=1_000_000, help="how many there are in the large ledger")
     parser.add_argument("--quick", action="store_true", help="half a second, one round, 30,000 transfers")
     parser.add_argument("--json", type=Path, help="write the results there, too")

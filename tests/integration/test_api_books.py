@@ -139,9 +139,9 @@ async def test_an_audit_that_can_not_begin_is_an_error_and_no_beginning(world: W
     assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
 
 
-def put(world: World, job: JobCreated, index: int = 0) -> None:
+def put(world: World, job: JobCreated, index: int = 0, place: str = "") -> None:
     """Store the objects of an image, 15 bytes, as the uploader does."""
-    prefix = f"users/{job.user_id}/{job.job_id}/{index}-{job.image_ids[index]}"
+    prefix = f"{place}users/{job.user_id}/{job.job_id}/{index}-{job.image_ids[index]}"
     world.blobs.objects |= {f"{prefix}.png": b"x" * 10, f"{prefix}_256.webp": b"x" * 5}
 
 
@@ -151,17 +151,18 @@ def count(world: World, user_id: str, image_id: UUID, size_bytes: int = 15) -> N
 
 
 async def test_storage_that_is_the_same_everywhere_is_clean(world: World) -> None:
-    for user_id in ("demo", "demo-2"):
+    # In the order of keys `demo-2/` comes before `demo/`.
+    for user_id in ("demo", "demo-2", "eve"):
         job = await world.created(2, user_id=user_id)
         for index in range(2):
-            put(world, job, index)
+            put(world, job, index, "public/" if index or user_id == "eve" else "")
             count(world, user_id, job.image_ids[index])
             await world.jobs.follow(api.uploaded(job, index))
 
     found = await get(world, "/admin/v1/audit/storage")
 
     assert found["clean"]
-    assert (found["users"], found["objects"], found["object_bytes"], found["images"]) == (2, 8, 60, 4)
+    assert (found["users"], found["objects"], found["object_bytes"], found["images"]) == (3, 12, 90, 6)
 
 
 async def test_whatever_is_missing_on_one_side_is_named(world: World) -> None:
@@ -175,7 +176,7 @@ async def test_whatever_is_missing_on_one_side_is_named(world: World) -> None:
         count(world, "demo", job.image_ids[0])
     count(world, "demo", other_size.image_ids[0], 14)
     stranger, only_counted = api.some_id(), api.some_id()
-    world.blobs.objects |= {f"users/ghost/{api.some_id()}/0-{stranger}.png": b"x", "users/ghost/strange": b"x"}
+    world.blobs.objects |= {f"users/ghost/{api.some_id()}/0-{stranger}.png": b"x", "public/users/ghost/strange": b"x"}
     count(world, "bob", only_counted)
 
     found = await get(world, "/admin/v1/audit/storage")
@@ -186,10 +187,24 @@ async def test_whatever_is_missing_on_one_side_is_named(world: World) -> None:
         ("demo", str(not_counted.image_ids[0])): "image_without_storage",
         ("demo", str(other_size.image_ids[0])): "bytes_differ",
         ("ghost", str(stranger)): "object_without_image",
-        ("ghost", "users/ghost/strange"): "unknown_key",
+        ("ghost", "public/users/ghost/strange"): "unknown_key",
         ("bob", str(only_counted)): "storage_without_image",
     }
     assert sum(found["found"].values()) == 6
+
+
+async def test_an_image_that_is_moved_may_lie_in_two_places(world: World) -> None:
+    job = await world.created(1)
+    await world.jobs.follow(api.uploaded(job))
+    put(world, job)
+    count(world, "demo", job.image_ids[0])
+    asked = {"visibility": "public"}
+    assert (await world.call("PATCH", f"/v1/images/{job.image_ids[0]}", json=asked)).status_code == 200
+    put(world, job, place="public/")
+
+    found = await get(world, "/admin/v1/audit/storage")
+
+    assert (found["clean"], found["under_way"]) == (True, 1)
 
 
 async def test_what_is_under_way_is_not_off(world: World) -> None:

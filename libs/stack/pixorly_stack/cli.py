@@ -45,7 +45,7 @@ app = App(
 )
 for command in (commands.up, commands.down, commands.ps, commands.logs, commands.doctor):
     app.command()(command)
-for of_the_api in (generate.generate, demo.demo, account.account, account.usage, audit.audit):
+for of_the_api in (generate.generate, demo.demo, account.account, account.usage, credits.statement, audit.audit):
     app.command()(of_the_api)
 # What follows is the emulator's to read, `--help` too.
 _AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True}

@@ -1,6 +1,6 @@
 """`pixorly credits`: give credits to a user, and see where they went."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -8,11 +8,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from pixorly_client import Pixorly
 from pixorly_stack.books import (
     ADMIN,
     Csv,
     First,
     Last,
+    Params,
     User,
     as_operator,
     day_of,
@@ -23,7 +25,7 @@ from pixorly_stack.books import (
     show_csv,
 )
 from pixorly_stack.commands import Dir
-from pixorly_stack.connection import Json
+from pixorly_stack.connection import Json, talking
 from pixorly_stack.console import out
 from pixorly_stack.showing import credits_in_words, one_line, show_json, show_table, table
 
@@ -87,6 +89,11 @@ def show(context: typer.Context, user: User, *, as_json: Json = False, dir_: Dir
     show_table(made)
 
 
+Many = Annotated[int, typer.Option("--limit", "-l", min=1, max=1000, help="How many; --csv gives all.")]
+Page = Annotated[int, typer.Option("--limit", "-l", min=1, max=100, help="How many; --csv gives all.")]
+Cursor = Annotated[str | None, typer.Option("--cursor", help="Where an earlier list ended.")]
+
+
 @app.command()
 def transactions(
     context: typer.Context,
@@ -94,21 +101,46 @@ def transactions(
     *,
     first: First = None,
     last: Last = None,
-    limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=1000, help="How many; --csv gives all.")] = 50,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="Where an earlier list ended.")] = None,
+    limit: Many = 50,
+    cursor: Cursor = None,
     as_json: Json = False,
     as_csv: Csv = False,
     dir_: Dir = None,
 ) -> None:
     """Show a user's statement, newest first: every change of the balance, with the balance after it."""
-    path = f"{ADMIN}/users/{part(user)}/transactions"
-    until = f"{day_of(last)}T23:59:59.999999Z" if last else None
-    asked = {"from": f"{day_of(first)}T00:00:00Z" if first else None, "to": until, "cursor": cursor}
+    asked = {**_span(first, last), "cursor": cursor, "limit": limit}
     with as_operator(context, dir_, as_json=as_json) as client:
-        if as_csv:
-            show_csv(client.ask(get_csv(path, asked)))
-            return
-        page = client.ask(get(path, {**asked, "limit": limit}))
+        _show_statement(client, f"{ADMIN}/users/{part(user)}/transactions", asked, as_json=as_json, as_csv=as_csv)
+
+
+def statement(
+    context: typer.Context,
+    *,
+    first: First = None,
+    last: Last = None,
+    limit: Page = 50,
+    cursor: Cursor = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+    dir_: Dir = None,
+) -> None:
+    """Show every change of your credits, newest first, with the balance after it."""
+    asked = {**_span(first, last), "cursor": cursor, "limit": limit}
+    with talking(context, dir_, as_json=as_json) as client:
+        _show_statement(client, "/v1/transactions", asked, as_json=as_json, as_csv=as_csv)
+
+
+def _span(first: datetime | None, last: datetime | None) -> dict[str, str | None]:
+    """Return a span of days, both included, in moments."""
+    until = last.replace(tzinfo=UTC) + timedelta(days=1) if last else None
+    return {"from": f"{day_of(first)}T00:00:00Z" if first else None, "to": until.isoformat() if until else None}
+
+
+def _show_statement(client: Pixorly, path: str, asked: Params, *, as_json: bool, as_csv: bool) -> None:
+    if as_csv:
+        show_csv(client.ask(get_csv(path, {**asked, "limit": None})))
+        return
+    page = client.ask(get(path, asked))
     if as_json:
         show_json(page)
         return

@@ -1,25 +1,29 @@
 """The audit of storage: the images we know, the ledger's storage and the objects in the bucket, compared both ways.
 
 It goes through the bucket once, user by user, so it needs no more memory than one user's images take. Traffic may go
-on: what belongs to an open job or a deletion under way is left out, and what looks wrong is looked at again.
+on: what belongs to an open job, or to a deletion or a move under way, is left out, and what looks wrong is looked at
+again.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 from pixorly.blobs import BlobInfo, Blobs
 from pixorly.db import Database
+from pixorly.keys import PUBLIC
 from pixorly_api import store
 from pixorly_api.ledger import Ledger
 
-_ROOT: Final = "users/"
+_ROOTS: Final = ("users/", f"{PUBLIC}users/")
 _UUID_CHARS: Final = 36
 _PAGE: Final = 1000
 _TELL_EVERY: Final = 100
+_SUSPECTS: Final = 200
+"""So many users are looked at again together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +94,52 @@ class StorageAudit:
 
     async def steps(self) -> AsyncIterator[dict[str, Any]]:
         """Yield how far it is now and then, each finding, and in the end what it came to, with `clean`."""
-        tally, seen = Tally(), set[str]()
+        tally, suspects = Tally(), dict[str, list[Finding]]()
         yield tally.shown()
-        async for user_id, objects in self._folders():
-            seen.add(user_id)
-            for finding in await self._check(user_id, objects, tally):
-                yield finding.shown()
+        async for user_id, objects in self._users():
+            if findings := await self._compare(user_id, objects, tally):
+                suspects[user_id] = findings
+            if len(suspects) >= _SUSPECTS:
+                for finding in await self._confirmed(suspects, tally):
+                    yield finding.shown()
+                suspects.clear()
             if tally.users % _TELL_EVERY == 0:
                 yield tally.shown()
-        # Whoever has nothing in the bucket should have nothing anywhere.
-        for user_id in sorted(await self._owners() - seen):
-            for finding in await self._check(user_id, [], tally):
-                yield finding.shown()
+        for finding in await self._confirmed(suspects, tally):
+            yield finding.shown()
         yield tally.shown(done=True)
 
+    async def _users(self) -> AsyncIterator[tuple[str, list[BlobInfo]]]:
+        """Yield each user and the objects that there are of theirs."""
+        seen = set()
+        async for user_id, objects in self._folders():
+            seen.add(user_id)
+            yield user_id, objects
+        # Whoever has nothing in the bucket should have nothing anywhere.
+        for user_id in sorted(await self._owners() - seen):
+            yield user_id, []
+
     async def _folders(self) -> AsyncIterator[tuple[str, list[BlobInfo]]]:
-        """Yield each user's objects; keys come in their order, so that a user's stand together."""
+        """Yield each user's objects, the private and the public ones."""
+        private, public = (self._folders_under(root) for root in _ROOTS)
+        one, other = await anext(private, None), await anext(public, None)
+        while one or other:
+            # Keys come in their order, in which a user's name ends with a slash.
+            if one and other and one[0] == other[0]:
+                yield one[0], [*one[1], *other[1]]
+                one, other = await anext(private, None), await anext(public, None)
+            elif one and (other is None or f"{one[0]}/" < f"{other[0]}/"):
+                yield one
+                one = await anext(private, None)
+            elif other:
+                yield other
+                other = await anext(public, None)
+
+    async def _folders_under(self, root: str) -> AsyncIterator[tuple[str, list[BlobInfo]]]:
+        """Yield each user's objects under one root, where they stand together."""
         owner, held = "", list[BlobInfo]()
-        async for blob in self._blobs.list(_ROOT):
-            user_id = blob.key.removeprefix(_ROOT).partition("/")[0]
+        async for blob in self._blobs.list(root):
+            user_id = blob.key.removeprefix(root).partition("/")[0]
             if user_id != owner and held:
                 yield owner, held
                 held = []
@@ -117,20 +148,23 @@ class StorageAudit:
         if held:
             yield owner, held
 
-    async def _check(self, user_id: str, objects: list[BlobInfo], tally: Tally) -> list[Finding]:
+    async def _confirmed(self, suspects: Mapping[str, list[Finding]], tally: Tally) -> list[Finding]:
+        """Look once more at users with whom something seemed off, and return what still is."""
+        if not suspects:
+            return []
+        await self._sleep(self._look_again_s)
+        confirmed = []
+        for user_id, findings in suspects.items():
+            again = [blob for root in _ROOTS async for blob in self._blobs.list(f"{root}{user_id}/")]
+            still = {(finding.kind, finding.id) for finding in await self._compare(user_id, again, Tally())}
+            confirmed += [finding for finding in findings if (finding.kind, finding.id) in still]
+        tally.found.update(finding.kind for finding in confirmed)
+        return confirmed
+
+    async def _compare(self, user_id: str, objects: list[BlobInfo], tally: Tally) -> list[Finding]:
         tally.users += 1
         tally.objects += len(objects)
         tally.object_bytes += sum(blob.size_bytes for blob in objects)
-        findings = await self._compare(user_id, objects, tally)
-        if findings:
-            await self._sleep(self._look_again_s)
-            again = [blob async for blob in self._blobs.list(f"{_ROOT}{user_id}/")]
-            still = {(finding.kind, finding.id) for finding in await self._compare(user_id, again, Tally())}
-            findings = [finding for finding in findings if (finding.kind, finding.id) in still]
-        tally.found.update(finding.kind for finding in findings)
-        return findings
-
-    async def _compare(self, user_id: str, objects: list[BlobInfo], tally: Tally) -> list[Finding]:
         findings, in_bucket = list[Finding](), Counter[UUID]()
         for blob in objects:
             image_id = _image_of(blob.key)
@@ -174,7 +208,7 @@ class StorageAudit:
 
 
 def _image_of(key: str) -> UUID | None:
-    """Return the image that an object belongs to: `users/{user}/{job}/{index}-{image_id}….…`."""
+    """Return the image that an object belongs to: `…users/{user}/{job}/{index}-{image_id}….…`."""
     name = key.rpartition("/")[2].partition("-")[2]
     try:
         return UUID(name[:_UUID_CHARS])

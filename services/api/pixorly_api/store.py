@@ -1122,7 +1122,7 @@ class Inventory:
 
     Attributes:
         stored: The bytes of each, thumbnails included, that has to lie in the bucket.
-        moving: Those of open jobs, and those whose deletion is not confirmed.
+        moving: Those of open jobs, those whose deletion is not confirmed, and those that lie in two places for a while.
     """
 
     stored: Mapping[UUID, int]
@@ -1138,7 +1138,9 @@ async def inventory(connection: Connection, user_id: str) -> Inventory:
            select i.image_id, null, true from jobs j, unnest(j.image_ids) as i(image_id)
            where j.user_id = $1 and j.status in ('pending', 'processing', 'uploading')
            union all
-           select image_id, null, true from deletions where user_id = $1 and confirmed_at is null""",
+           select image_id, null, true from deletions where user_id = $1 and confirmed_at is null
+           union all
+           select image_id, null, true from moves where user_id = $1 and due_at is not null""",
         user_id,
     )
     stored = {row["image_id"]: row["bytes"] for row in rows if not row["moving"]}

@@ -32,6 +32,12 @@ def problem(code: str, detail: str, facts: Mapping[str, Any], headers: Mapping[s
     return Response(orjson.dumps(body), outcome.status, headers, "application/problem+json")
 
 
+def problem_of(error: PixorlyError) -> Response:
+    """Return the problem body of an error of ours."""
+    headers = {"Retry-After": "1"} if isinstance(error, OutageError) else None
+    return problem(error.code, error.message, error.facts, headers)
+
+
 def first_fault(errors: Any) -> str:
     """Return where and how a body is wrong, without what it holds."""
     first = errors[0]
@@ -47,8 +53,7 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(PixorlyError)
     async def ours(_: Request, error: PixorlyError) -> Response:
-        headers = {"Retry-After": "1"} if isinstance(error, OutageError) else None
-        return problem(error.code, error.message, error.facts, headers)
+        return problem_of(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -169,6 +169,15 @@ def test_a_statement_comes_in_pages_or_whole_as_csv(api: FakeApi) -> None:
     assert sheet.output.splitlines() == ["id,kind", "t-1,refund"]
 
 
+def test_a_users_own_statement_is_asked_for_with_the_users_own_key(api: FakeApi) -> None:
+    api.will(ok({"data": [LINE], "next_cursor": None}))
+
+    result = run(api, "statement", "--to", "2026-01-31")
+
+    assert api.asked == ["GET /v1/transactions?to=2026-02-01T00%3A00%3A00%2B00%3A00&limit=50"]
+    assert "no_image" in result.output
+
+
 # Audits
 
 
