@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cluster import NAMES, Cluster, rabbitmq_cluster
-from invariants import nothing_is_lost, nothing_left
+from invariants import books_and_bucket_agree, nothing_is_lost, nothing_left
 from proxies import in_background
 from stack import Stack, running
 
@@ -136,3 +136,4 @@ async def test_a_cluster_loses_nothing(rig: Rig, fault: str) -> None:
     assert {job["status"] for job in done} == {"completed"}
     assert all(len(job["images"]) == job["n"] for job in done)
     await nothing_left(rig.stack)
+    await books_and_bucket_agree(rig.stack)
