@@ -83,7 +83,7 @@ async def the_leader_is_cut_off(rig: Rig) -> AsyncIterator[None]:
             while await rig.leader() == leader:
                 await asyncio.sleep(1)
     finally:
-        rig.cluster.send(leader, signal.SIGCONT)
+        await rig.cluster.thaw(leader)
 
 
 @asynccontextmanager
@@ -97,8 +97,7 @@ async def the_majority_is_cut_off(rig: Rig) -> AsyncIterator[None]:
         assert time.monotonic() - began < 60, "jobs were not taken"
         await asyncio.sleep(20)
     finally:
-        for node in NAMES[:2]:
-            rig.cluster.send(node, signal.SIGCONT)
+        await rig.cluster.thaw(*NAMES[:2])
 
 
 @asynccontextmanager
