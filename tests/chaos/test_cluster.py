@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cluster import NAMES, Cluster, rabbitmq_cluster
-from invariants import nothing_is_lost, nothing_left
+from invariants import books_and_bucket_agree, nothing_is_lost, nothing_left
 from proxies import in_background
 from stack import Stack, running
 
@@ -83,7 +83,7 @@ async def the_leader_is_cut_off(rig: Rig) -> AsyncIterator[None]:
             while await rig.leader() == leader:
                 await asyncio.sleep(1)
     finally:
-        rig.cluster.send(leader, signal.SIGCONT)
+        await rig.cluster.thaw(leader)
 
 
 @asynccontextmanager
@@ -97,8 +97,7 @@ async def the_majority_is_cut_off(rig: Rig) -> AsyncIterator[None]:
         assert time.monotonic() - began < 60, "jobs were not taken"
         await asyncio.sleep(20)
     finally:
-        for node in NAMES[:2]:
-            rig.cluster.send(node, signal.SIGCONT)
+        await rig.cluster.thaw(*NAMES[:2])
 
 
 @asynccontextmanager
@@ -136,3 +135,4 @@ async def test_a_cluster_loses_nothing(rig: Rig, fault: str) -> None:
     assert {job["status"] for job in done} == {"completed"}
     assert all(len(job["images"]) == job["n"] for job in done)
     await nothing_left(rig.stack)
+    await books_and_bucket_agree(rig.stack)

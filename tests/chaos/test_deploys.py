@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import psutil  # type: ignore[import-untyped]  # it has no types of its own
 import pytest
-from invariants import nothing_is_lost, nothing_left
+from invariants import books_and_bucket_agree, nothing_is_lost, nothing_left
 from stack import SERVICES, Job, Stack, running
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(500)]
@@ -88,6 +88,7 @@ async def test_a_rolling_restart_under_load_fails_no_call(stack: Stack) -> None:
     assert {job["status"] for job in done} == {"completed"}
     assert {job["retry_count"] for job in done} == {0}
     await nothing_left(stack)
+    await books_and_bucket_agree(stack)
 
 
 async def restarted(stack: Stack, name: str) -> float:
@@ -134,4 +135,22 @@ async def test_clients_that_wait_do_not_hold_up_an_api_that_is_told_to_stop(stac
         assert "event: snapshot" in stream.text
         assert "event: settled" not in stream.text
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+    assert {job["status"] for job in done} == {"completed"}
+
+
+async def test_services_that_are_told_to_stop_while_rabbitmq_says_nothing_end_all_the_same(stack: Stack) -> None:
+    """A closing handshake with a server that is cut off has no time-out of its own."""
+    await stack.ready()
+    _, key = await stack.user(amount_credits=1000)
+    await asyncio.to_thread(stack.kill, "rabbitmq", signal.SIGSTOP)
+    try:
+        async with stack.client(key) as client:
+            jobs = [await client.create(f"number {number}") for number in range(4)]
+        took_s = await asyncio.gather(*(restarted(stack, name) for name in SERVICES))
+    finally:
+        await asyncio.to_thread(stack.kill, "rabbitmq", signal.SIGCONT)
+    await stack.ready()
+    done = await nothing_is_lost(stack, key, jobs, 1000)
+
+    assert max(took_s) < 35, took_s
     assert {job["status"] for job in done} == {"completed"}

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from invariants import nothing_is_lost, nothing_left
+from invariants import books_and_bucket_agree, nothing_is_lost, nothing_left
 from stack import SETTLED, Client, Job, Stack, running
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
@@ -61,6 +61,7 @@ async def test_whoever_dies_every_job_is_settled_once_and_paid_once(stack: Stack
     assert {job["status"] for job in done} == {"completed"}
     assert all(len(job["images"]) == job["n"] for job in done)
     await nothing_left(stack)
+    await books_and_bucket_agree(stack)
     deaths = [blow.at for blow in blows if blow.victim == "generator"]
     check_the_bill(await emulator(stack, "GET", "bill"), done, deaths)
 
