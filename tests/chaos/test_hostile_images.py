@@ -82,5 +82,4 @@ async def fed(stack: Stack) -> None:
     after = await asyncio.to_thread(stack.ps)
     assert {name: after[name]["pid"] for name in seen} == {name: before[name]["pid"] for name in seen}
     peaks_mb = {name: max(peaks) for name, peaks in seen.items()}
-    print(peaks_mb)
     assert max(peaks_mb.values()) < MEMORY_MB, peaks_mb
