@@ -116,7 +116,7 @@ def set_up(limits: Limits) -> None:
 def _return_large_blocks() -> None:
     """Have the C library give large blocks back to the system as soon as they are free.
 
-    By itself glibc learns from the first picture to keep them, for each thread, which costs 100 MB beside what is in use.
+    By itself glibc learns from the first picture to keep them, for each thread, which costs 100 MB and more.
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
