@@ -66,6 +66,10 @@ generated: setup ## Write what is generated from the code
 lock: setup ## Write the locks anew after a change of dependencies (UPGRADE=1 takes newer versions, too)
 	@scripts/lock.sh
 
+.PHONY: bench-uploads
+bench-uploads: setup ## Measure how many images the uploader stores in a second, beside a bare script
+	@.venv/bin/python bench/uploads.py
+
 .PHONY: clean
 clean: ## Stop the stack and remove what was made here: its data, images, the virtual environment, caches
 	@if [ -x $(PIXORLY) ]; then $(PIXORLY) down; fi

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import bad, encoded, good, picture
-from PIL import Image
+from pictures import bad, encoded, good, large, picture
 
 CHILD = """
 import asyncio, hashlib, json, pathlib, sys, time
@@ -35,20 +34,6 @@ async def main(folder):
 
 asyncio.run(main(pathlib.Path(sys.argv[1])))
 """
-
-
-def large() -> dict[str, bytes]:
-    """The largest that is taken of each format, and more than one of it."""
-    side = 8192
-    return {
-        "png": encoded(Image.new("RGBA", (side, side)), "PNG", compress_level=1),
-        "png with palette": encoded(Image.new("P", (side, side)), "PNG", compress_level=1),
-        "jpeg": encoded(Image.new("RGB", (side, side)), "JPEG"),
-        "jpeg, progressive": encoded(Image.new("RGB", (6900, 6900)), "JPEG", progressive=True, subsampling=0),
-        "webp": encoded(Image.new("RGB", (4500, 4500)), "WEBP", lossless=True, method=0),
-        "avif": encoded(Image.new("RGB", (4800, 4800)), "AVIF", speed=10),
-        "gif": encoded(Image.new("P", (side, side)), "GIF"),
-    }
 
 
 @pytest.mark.long

@@ -5,16 +5,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from inspect import isawaitable
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, cast
+from typing import Literal, Self, TypeVar, Unpack, cast
 
 import httpx
 
 from pixorly_client import calls
-from pixorly_client.calls import Call, Filters, Paging, When, Wishes
+from pixorly_client.calls import Call, Filters, ImageFilters, Paging, When, Wishes
 from pixorly_client.core import ANSWER_TIMEOUT_S, WAIT_TIMEOUT_S, Core
 from pixorly_client.downloading import downloaded
 from pixorly_client.flows import Flow, Hear, Listen, Pause, Send, Step, Tell, answered
-from pixorly_client.models import Account, Generation, Image, Model, Page, Receipt, Timeline, Transaction, Usage
+from pixorly_client.models import (
+    Account,
+    DeletedImages,
+    Generation,
+    Image,
+    Model,
+    Page,
+    Receipt,
+    Timeline,
+    Transaction,
+    Usage,
+)
 from pixorly_client.patience import Patience
 from pixorly_client.watching import generated, waited
 
@@ -166,13 +177,21 @@ class AsyncImages:
     def __init__(self, client: AsyncPixorly) -> None:
         self._client = client
 
-    async def list(self, **paging: Unpack[Paging]) -> Page[Image]:
+    async def list(self, **filters: Unpack[ImageFilters]) -> Page[Image]:
         """Return a page of the caller's images, newest first."""
-        return await self._client.ask(calls.list_images(paging))
+        return await self._client.ask(calls.list_images(filters))
 
-    async def get(self, image_id: str) -> Image:
-        """Return an image, with fresh links."""
-        return await self._client.ask(calls.get_image(image_id))
+    async def get(self, image_id: str, *, expires_in: int | None = None) -> Image:
+        """Return an image, with fresh links that are good for so many seconds."""
+        return await self._client.ask(calls.get_image(image_id, expires_in))
+
+    async def change(self, image_id: str, *, visibility: Literal["private", "public"]) -> Image:
+        """Make an image public or private; it moves soon after, as its `moving` tells."""
+        return await self._client.ask(calls.change_image(image_id, visibility))
+
+    async def delete_many(self, image_ids: Sequence[str]) -> DeletedImages:
+        """Delete up to 100 images."""
+        return await self._client.ask(calls.delete_images(image_ids))
 
     async def delete(self, image_id: str) -> None:
         """Delete an image."""

@@ -8,7 +8,18 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
-from pixorly_client.models import Account, Generation, Image, Model, Page, Receipt, Timeline, Transaction, Usage
+from pixorly_client.models import (
+    Account,
+    DeletedImages,
+    Generation,
+    Image,
+    Model,
+    Page,
+    Receipt,
+    Timeline,
+    Transaction,
+    Usage,
+)
 
 T = TypeVar("T")
 When = datetime | date | str
@@ -32,6 +43,7 @@ class Wishes(TypedDict, total=False):
     seed: int
     metadata: Mapping[str, str]
     deadline_s: int
+    visibility: Literal["private", "public"]
 
 
 class Filters(TypedDict, total=False):
@@ -41,6 +53,19 @@ class Filters(TypedDict, total=False):
     model: str
     created_after: When
     created_before: When
+    limit: int
+    cursor: str
+
+
+class ImageFilters(TypedDict, total=False):
+    """Which images are asked for, how many at once, and for how long their links are to be good."""
+
+    generation_id: str
+    model: str
+    visibility: Literal["private", "public"]
+    created_after: When
+    created_before: When
+    expires_in: int
     limit: int
     cursor: str
 
@@ -123,14 +148,26 @@ def get_timeline(job_id: str) -> Call[Timeline]:
     return Call("GET", f"/v1/generations/{_part(job_id)}/timeline", Timeline.model_validate_json)
 
 
-def list_images(paging: Paging) -> Call[Page[Image]]:
+def list_images(filters: ImageFilters) -> Call[Page[Image]]:
     """Ask for the caller's images, newest first."""
-    return Call("GET", "/v1/images", Page[Image].model_validate_json, _query(paging))
+    return Call("GET", "/v1/images", Page[Image].model_validate_json, _query(filters))
 
 
-def get_image(image_id: str) -> Call[Image]:
-    """Ask for an image, with fresh links."""
-    return Call("GET", f"/v1/images/{_part(image_id)}", Image.model_validate_json)
+def get_image(image_id: str, expires_in: int | None = None) -> Call[Image]:
+    """Ask for an image, with fresh links that are good for so many seconds."""
+    query = _query({"expires_in": expires_in})
+    return Call("GET", f"/v1/images/{_part(image_id)}", Image.model_validate_json, query)
+
+
+def change_image(image_id: str, visibility: str) -> Call[Image]:
+    """Ask to make an image public or private."""
+    body = {"visibility": visibility}
+    return Call("PATCH", f"/v1/images/{_part(image_id)}", Image.model_validate_json, json=body)
+
+
+def delete_images(image_ids: Sequence[str]) -> Call[DeletedImages]:
+    """Ask to delete up to 100 images."""
+    return Call("POST", "/v1/images/delete", DeletedImages.model_validate_json, json={"ids": list(image_ids)})
 
 
 def delete_image(image_id: str) -> Call[None]:

@@ -28,6 +28,8 @@ class Image(Answer):
         thumbnails: Links to small versions, by the length of the long side in pixels.
         bytes: The size.
         sha256: The checksum of the bytes, in hexadecimal.
+        visibility: Who may read it: `private` or `public`.
+        moving: Whether it is still on its way to where its visibility wants it.
     """
 
     id: str
@@ -44,11 +46,20 @@ class Image(Answer):
     sha256: str | None = None
     thumbhash: str | None = None
     created_at: AwareDatetime | None = None
+    visibility: str = "private"
+    moving: bool = False
 
     @property
     def extension(self) -> str:
         """The ending of a file with these bytes, without the dot."""
         return _EXTENSIONS.get(self.content_type or "", "bin")
+
+
+class DeletedImages(Answer):
+    """What became of a call to delete images."""
+
+    deleted: list[str]
+    not_found: list[str]
 
 
 class Failure(Answer):

@@ -4,16 +4,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, cast
+from typing import Literal, Self, TypeVar, Unpack, cast
 
 import httpx
 
 from pixorly_client import calls
-from pixorly_client.calls import Call, Filters, Paging, When, Wishes
+from pixorly_client.calls import Call, Filters, ImageFilters, Paging, When, Wishes
 from pixorly_client.core import ANSWER_TIMEOUT_S, WAIT_TIMEOUT_S, Core
 from pixorly_client.downloading import downloaded
 from pixorly_client.flows import Flow, Hear, Listen, Pause, Send, Step, Tell, answered
-from pixorly_client.models import Account, Generation, Image, Model, Page, Receipt, Timeline, Transaction, Usage
+from pixorly_client.models import (
+    Account,
+    DeletedImages,
+    Generation,
+    Image,
+    Model,
+    Page,
+    Receipt,
+    Timeline,
+    Transaction,
+    Usage,
+)
 from pixorly_client.patience import Patience
 from pixorly_client.watching import generated, waited
 
@@ -163,13 +174,21 @@ class Images:
     def __init__(self, client: Pixorly) -> None:
         self._client = client
 
-    def list(self, **paging: Unpack[Paging]) -> Page[Image]:
+    def list(self, **filters: Unpack[ImageFilters]) -> Page[Image]:
         """Return a page of the caller's images, newest first."""
-        return self._client.ask(calls.list_images(paging))
+        return self._client.ask(calls.list_images(filters))
 
-    def get(self, image_id: str) -> Image:
-        """Return an image, with fresh links."""
-        return self._client.ask(calls.get_image(image_id))
+    def get(self, image_id: str, *, expires_in: int | None = None) -> Image:
+        """Return an image, with fresh links that are good for so many seconds."""
+        return self._client.ask(calls.get_image(image_id, expires_in))
+
+    def change(self, image_id: str, *, visibility: Literal["private", "public"]) -> Image:
+        """Make an image public or private; it moves soon after, as its `moving` tells."""
+        return self._client.ask(calls.change_image(image_id, visibility))
+
+    def delete_many(self, image_ids: Sequence[str]) -> DeletedImages:
+        """Delete up to 100 images."""
+        return self._client.ask(calls.delete_images(image_ids))
 
     def delete(self, image_id: str) -> None:
         """Delete an image."""

@@ -17,11 +17,14 @@ from pixorly.budget import Budget
 from pixorly.errors import InvalidImage
 from pixorly.formats import inspect, png
 from pixorly.formats.limits import Limits
+from pixorly.formats.parts import Container
 from pixorly.keys import staged_key
 from pixorly_generator.providers import GeneratedImage
 
 LIMITS: Final = Limits()
 """Of an image that is encoded again: the uploader's own."""
+_BYTES_PER_PIXEL: Final = 16
+"""What it takes at most to decode a picture, turn it into another mode and encode it."""
 _ROOM: Final = Budget(LIMITS.max_memory_bytes)
 _BROKEN: Final = (
     ArithmeticError,
@@ -89,6 +92,9 @@ def in_format(data: bytes, wanted: str | None) -> tuple[bytes, str]:
     if wanted is None or content_type == f"image/{wanted}":
         return data, content_type
     container = inspect(data, LIMITS)
+    if _memory_of(container) > LIMITS.max_memory_bytes:
+        size = f"{container.width} x {container.height}"
+        raise InvalidImage(f"The image is too large to be encoded as {wanted}: {size} pixels.")
     try:
         if container.format == "PNG" and not png.has_every_row(data):
             raise InvalidImage("The image is cut off: it has fewer rows than its header says.")
@@ -102,6 +108,10 @@ def in_format(data: bytes, wanted: str | None) -> tuple[bytes, str]:
     except _BROKEN as error:
         raise InvalidImage(f"The image can't be decoded: {type(error).__name__}.") from error
     return out.getvalue(), f"image/{wanted}"
+
+
+def _memory_of(container: Container) -> int:
+    return max(container.memory_bytes, _BYTES_PER_PIXEL * container.pixels)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -143,8 +153,7 @@ async def _in_workshop(data: bytes, wanted: str | None) -> tuple[bytes, str, str
     if wanted is None or content_type_of(data) == f"image/{wanted}":
         return await asyncio.to_thread(_prepared, data, wanted)
     container = await asyncio.to_thread(inspect, data, LIMITS)
-    # Decoded, turned into another mode, and encoded: about twice what decoding alone takes.
-    async with _ROOM.share(2 * container.memory_bytes):
+    async with _ROOM.share(_memory_of(container)):
         return await asyncio.to_thread(_prepared, data, wanted)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 from uuid import UUID
@@ -33,9 +34,23 @@ class Cdn(Protocol):
             ServerError: It refused.
         """
 
+    async def open(self) -> None:
+        """Make ready; to read how its API looks takes half a second."""
+
+    async def close(self) -> None:
+        """Close its connections."""
+
 
 class NoCdn(Cdn):
     """Nobody does."""
+
+    @override
+    async def open(self) -> None:
+        return
+
+    @override
+    async def close(self) -> None:
+        return
 
     @override
     async def forget(self, keys: Sequence[str], reference: UUID) -> None:
@@ -51,15 +66,27 @@ class CloudFront(Cdn):
     """
 
     def __init__(self, settings: UploaderSettings, distribution_id: str) -> None:
+        self._settings = settings
         self._distribution_id = distribution_id
-        self._timeout_s = settings.s3_timeout_s
-        self._endpoint_url = settings.cloudfront_endpoint_url
+        self._closing = AsyncExitStack()
+        self._client: Any = None
+
+    @override
+    async def open(self) -> None:
+        settings = self._settings
         key_id, secret = settings.aws_access_key_id, settings.aws_secret_access_key
-        self._session = aioboto3.Session(
+        session = aioboto3.Session(
             aws_access_key_id=key_id.get_secret_value() if key_id else None,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
             region_name=settings.aws_region,
         )
+        config = AioConfig(connect_timeout=3, read_timeout=settings.s3_timeout_s, retries={"total_max_attempts": 1})
+        client: Any = session.client("cloudfront", endpoint_url=settings.cloudfront_endpoint_url, config=config)
+        self._client = await self._closing.enter_async_context(client)
+
+    @override
+    async def close(self) -> None:
+        await self._closing.aclose()
 
     @override
     async def forget(self, keys: Sequence[str], reference: UUID) -> None:
@@ -67,12 +94,9 @@ class CloudFront(Cdn):
             return
         paths = [quote(f"/{key}") for key in keys]
         batch = {"Paths": {"Quantity": len(paths), "Items": paths}, "CallerReference": str(reference)}
-        config = AioConfig(connect_timeout=3, read_timeout=self._timeout_s, retries={"total_max_attempts": 1})
         try:
-            async with asyncio.timeout(self._timeout_s):
-                client: Any = self._session.client("cloudfront", endpoint_url=self._endpoint_url, config=config)
-                async with client as cloudfront:
-                    await cloudfront.create_invalidation(DistributionId=self._distribution_id, InvalidationBatch=batch)
+            async with asyncio.timeout(self._settings.s3_timeout_s):
+                await self._client.create_invalidation(DistributionId=self._distribution_id, InvalidationBatch=batch)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code == _ASKED_BEFORE:

@@ -6,9 +6,11 @@ loop and within bounds.
 """
 
 import base64
+import ctypes
 import hashlib
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Final, Self
@@ -25,6 +27,9 @@ from pixorly_uploader import pixels, provenance
 PLUGINS: Final = (AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 """Imported here, so that Pillow does not load every format that it knows when it meets a broken file."""
 
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE_BLOCK_BYTES: Final = 8 << 20
+"""Of a usual picture all blocks are smaller, and are used again."""
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 _THUMBHASH_PX: Final = 64
 """Thumbhash keeps fewer than eight waves a side; its limit is 100."""
@@ -105,6 +110,16 @@ def set_up(limits: Limits) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     # Decoding is spread over threads by us; a decoder with threads of its own would take more than its share.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    _return_large_blocks()
+
+
+def _return_large_blocks() -> None:
+    """Have the C library give large blocks back to the system as soon as they are free.
+
+    By itself glibc learns from the first picture to keep them, for each thread, which costs 100 MB and more.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def develop(data: bytes, sha256: str, container: Container, limits: Limits, recipe: Recipe) -> Picture:

@@ -54,6 +54,7 @@ def build(settings: UploaderSettings) -> FastAPI:
     publisher = Publisher(settings, "uploader")
     blobs = S3Blobs(settings)
     ledger = HttpLedger(settings)
+    cdn = cdn_of(settings)
     workshop = Workshop(settings.limits, settings.threads)
     uploader = Uploader(
         blobs=blobs,
@@ -62,7 +63,7 @@ def build(settings: UploaderSettings) -> FastAPI:
         staged=Budget(settings.staged_memory_bytes),
         max_bytes=settings.image_max_bytes,
         recipe=settings.recipe,
-        cdn=cdn_of(settings),
+        cdn=cdn,
     )
     consumer = Consumer(settings, "uploader", publisher, subscriptions(uploader))
 
@@ -71,6 +72,8 @@ def build(settings: UploaderSettings) -> FastAPI:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(ledger.close)
             stack.callback(workshop.close)
+            await cdn.open()
+            stack.push_async_callback(cdn.close)
             await publisher.start()
             stack.push_async_callback(publisher.close)
             await consumer.start()

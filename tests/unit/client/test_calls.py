@@ -149,6 +149,18 @@ def test_images_can_be_listed_read_and_deleted(api: FakeApi) -> None:
     assert api.asked == ["GET /v1/images?limit=2", "GET /v1/images/img-1", "DELETE /v1/images/img-1"]
 
 
+def test_images_can_be_published_and_deleted_together(api: FakeApi) -> None:
+    api.will(ok(image(1, visibility="public", moving=True)), ok({"deleted": ["img-1"], "not_found": ["img-2"]}))
+    client = api.client()
+
+    changed = client.images.change("img-1", visibility="public")
+    done = client.images.delete_many(["img-1", "img-2"])
+
+    assert (changed.visibility, changed.moving) == ("public", True)
+    assert (done.deleted, done.not_found) == (["img-1"], ["img-2"])
+    assert api.asked == ["PATCH /v1/images/img-1", "POST /v1/images/delete"]
+
+
 def test_unknown_members_are_kept(api: FakeApi) -> None:
     api.will(ok(job(new_thing={"a": 1}, images=[image(blurred=True)])))
 

@@ -54,6 +54,12 @@ async def test_no_hostile_image_is_encoded_again(kind: str, wanted: str) -> None
         assert blobs.objects == {staged.staged_key: data}
 
 
+def test_an_image_too_large_to_be_encoded_again_is_refused_before_it_is_decoded() -> None:
+    data = encoded(Image.new("1", (4600, 4600)), "PNG")
+    with pytest.raises(InvalidImage, match="too large to be encoded as webp: 4600 x 4600"):
+        in_format(data, "webp")
+
+
 def test_what_is_transparent_becomes_white_where_the_format_knows_no_transparency() -> None:
     made, _ = in_format(encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "PNG"), "jpeg")
     assert opened(made).convert("RGB").getpixel((4, 4)) == (255, 255, 255)

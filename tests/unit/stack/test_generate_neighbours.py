@@ -133,7 +133,7 @@ def test_images_are_listed(api: FakeApi) -> None:
 
     line = run(api, "images list").output.splitlines()[1]
 
-    assert " ".join(line.split()) == f"img-0 2025-01-02 64x32 1.2 kB png {ID}"
+    assert " ".join(line.split()) == f"img-0 2025-01-02 64x32 1.2 kB png private {ID}"
 
 
 def test_an_image_is_saved_where_a_folder_is_named(api: FakeApi, tmp_path: Path) -> None:
@@ -165,10 +165,24 @@ def test_a_thumbnail_that_there_is_not_is_refused(api: FakeApi, tmp_path: Path) 
 
 
 def test_images_are_deleted(api: FakeApi) -> None:
-    api.will(httpx.Response(204), httpx.Response(204))
+    api.will(ok({"deleted": ["a", "b"], "not_found": []}))
 
     assert "Deleted a.\nDeleted b." in run(api, "images delete a b").output
-    assert api.asked == ["DELETE /v1/images/a", "DELETE /v1/images/b"]
+    assert api.asked == ["POST /v1/images/delete"]
+
+
+def test_an_image_that_there_is_not_is_named_and_the_others_are_deleted(api: FakeApi) -> None:
+    api.will(ok({"deleted": ["a"], "not_found": ["b"]}))
+
+    assert "Deleted a.\nThere is no image b." in run(api, "images delete a b", status=1).output
+
+
+def test_publishing_waits_until_the_image_has_moved(api: FakeApi) -> None:
+    moving = image(1, visibility="public", moving=True)
+    api.will(ok(moving), ok(moving), ok({**moving, "moving": False}))
+
+    assert "img-1 is public: https://cdn.test/1" in run(api, "images publish img-1").output
+    assert api.asked == ["PATCH /v1/images/img-1", "GET /v1/images/img-1", "GET /v1/images/img-1"]
 
 
 def test_the_account_shows_credits_and_room(api: FakeApi) -> None:

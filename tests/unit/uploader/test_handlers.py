@@ -418,5 +418,13 @@ class MemoryCdn(Cdn):
         self.asked: list[tuple[list[str], UUID]] = []
 
     @override
+    async def open(self) -> None:
+        return
+
+    @override
+    async def close(self) -> None:
+        return
+
+    @override
     async def forget(self, keys: Sequence[str], reference: UUID) -> None:
         self.asked.append((list(keys), reference))
