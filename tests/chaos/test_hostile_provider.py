@@ -141,7 +141,7 @@ async def test_whatever_a_provider_answers_the_system_stands_and_nobody_pays_wro
     calls: dict[str, int] = {}
     async with raw_server(by_prompt(servers, calls)) as server:
         servers.append(server)
-        told = {"OPENROUTER_API_KEY": "any", "OPENROUTER_BASE_URL": server.url}
+        told = {"OPENROUTER_API_KEY": "any", "OPENROUTER_BASE_URL": server.url, "PIXORLY_RETRY_DELAYS_S": "1,2,3"}
         stack = Stack(tmp_path / ".pixorly", told)
         try:
             await asyncio.to_thread(stack.up)

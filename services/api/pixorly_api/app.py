@@ -29,6 +29,7 @@ from pixorly_api.oidc import Issuer, Oidc
 from pixorly_api.parts import Parts
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
 from pixorly_api.provider_calls import HttpProviderCalls
+from pixorly_api.rates import Rates
 from pixorly_api.routes import account, admin, books, dead, generations, images, streams
 from pixorly_api.settings import ApiSettings
 
@@ -176,6 +177,7 @@ def build(settings: ApiSettings) -> FastAPI:
                 links=await make_links(settings, stack),
                 watcher=watcher,
                 dead=DeadLetters(AmqpGraveyard(settings), database, publisher),
+                rates=Rates(database, settings.requests_per_minute),
                 provider_calls=provider_calls,
                 inventory=StorageAudit(database, S3Blobs(settings), ledger),
             )

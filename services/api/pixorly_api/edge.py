@@ -91,6 +91,8 @@ class _Reply:
             headers = MutableHeaders(scope=message)
             headers[problems.REQUEST_ID] = self._request_id
             headers["X-Content-Type-Options"] = "nosniff"
+            if rate := self._scope.get("pixorly.rate"):
+                headers.update(rate.headers)
         await self._send(message)
 
     async def problem(self, error: PixorlyError) -> None:

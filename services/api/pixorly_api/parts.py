@@ -17,7 +17,7 @@ from pixorly.errors import InvalidRequest
 from pixorly_api.auth import Auth, Caller
 from pixorly_api.creation import Creation
 from pixorly_api.dead import DeadLetters
-from pixorly_api.errors import NotFound
+from pixorly_api.errors import NotFound, RateLimited
 from pixorly_api.fields import USER_ID, Scope
 from pixorly_api.images import Images
 from pixorly_api.inventory import StorageAudit
@@ -26,6 +26,7 @@ from pixorly_api.ledger import Ledger
 from pixorly_api.links import LEAST_S, MOST_S, Links, Terms
 from pixorly_api.live import Watcher
 from pixorly_api.provider_calls import ProviderCalls
+from pixorly_api.rates import Rates
 from pixorly_api.settings import ApiSettings
 
 _UUID_BYTES: Final = 16
@@ -48,6 +49,7 @@ class Parts:
     watcher: Watcher
     dead: DeadLetters
     provider_calls: ProviderCalls
+    rates: Rates
     inventory: StorageAudit
 
 
@@ -62,8 +64,27 @@ def _caller(scope: Scope) -> Callable[..., Awaitable[Caller]]:
         parts: Annotated[Parts, Depends(_parts)],
         _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Caller:
-        return await parts.auth.caller(request.headers.get("authorization"), scope, _address(request))
+        known = await parts.auth.caller(request.headers.get("authorization"), scope, _address(request))
+        return await _counted(request, parts, known)
 
+    return caller
+
+
+async def _counted(request: Request, parts: Parts, caller: Caller) -> Caller:
+    """Return a caller who may make one more request; the operator always may.
+
+    Raises:
+        RateLimited: There were too many.
+    """
+    if not caller.user_id:
+        return caller
+    who = f"key/{caller.key_id}" if caller.key_id else f"user/{caller.user_id}"
+    allowance = await parts.rates.take(who)
+    if allowance:
+        # The edge tells it with the answer, whatever that is.
+        request.scope["pixorly.rate"] = allowance
+        if allowance.left < 0:
+            raise RateLimited(retry_after_s=allowance.resets_s)
     return caller
 
 
@@ -155,8 +176,10 @@ async def _listener(
     ] = None,
 ) -> Caller:
     if token is not None and credentials is None:
-        return await parts.auth.listener(token, _address(request))
-    return await parts.auth.caller(request.headers.get("authorization"), "read", _address(request))
+        known = await parts.auth.listener(token, _address(request))
+    else:
+        known = await parts.auth.caller(request.headers.get("authorization"), "read", _address(request))
+    return await _counted(request, parts, known)
 
 
 def _address(request: Request) -> str:

@@ -51,6 +51,8 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     """The claim that names the plan of an account that is opened on its user's first call."""
     oidc_leeway_s: float = Field(default=30, ge=0, le=60)
     """By how much the issuer's clock may differ from ours."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """How many requests each API key may make, over all processes; 0 is any number."""
     failed_auth_per_minute: int = Field(default=60, ge=0)
     """How many requests without a valid key one address may make before it is told to wait; 0 is any number."""
 

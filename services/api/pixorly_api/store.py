@@ -866,6 +866,32 @@ async def slot_times(connection: Connection, job_id: UUID) -> list[dict[str, Any
     return [dict(row) for row in rows]
 
 
+# Limits.
+
+
+async def count_requests(
+    connection: Connection, counts: Mapping[str, int], window_s: int
+) -> dict[str, tuple[int, int]]:
+    """Add requests to those of their callers in this window; return by caller how many there are, and its end in s."""
+    rows = await connection.fetch(
+        """with counted as (
+               select caller, count, date_bin(make_interval(secs => $3), now(), 'epoch') as window_at
+               from unnest($1::text[], $2::bigint[]) as asked(caller, count))
+           insert into rates as known (caller, window_at, taken)
+           -- In one order everywhere, so that two groups never wait for each other.
+           select caller, window_at, count from counted order by caller
+           on conflict (caller) do update
+           set taken = excluded.taken + case when known.window_at = excluded.window_at then known.taken else 0 end,
+               window_at = excluded.window_at
+           returning caller, taken,
+                     ceil(extract(epoch from window_at + make_interval(secs => $3) - now()))::int as resets_s""",
+        list(counts),
+        list(counts.values()),
+        window_s,
+    )
+    return {row["caller"]: (row["taken"], row["resets_s"]) for row in rows}
+
+
 # API keys.
 
 _KEY_COLUMNS: Final = "key_id, user_id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at"
