@@ -65,12 +65,14 @@ _ROWS: Final = (
     Outcome("not_found", 404, None, 0, "There is nothing here under this id."),
     Outcome("method_not_allowed", 405, None, 0, "This address does not take this method."),
     Outcome("already_started", 409, None, 0, "The job was started already, so it can't be canceled."),
+    Outcome("not_failed", 409, None, 0, "Only a job that failed can be tried again."),
     Outcome("charge_voided", 409, None, 0, "This charge was given up before it was made."),
     Outcome("idempotency_in_progress", 409, None, 0, "The first request with this key is still under way."),
     Outcome("body_too_large", 413, None, 0, "The body is too large."),
     Outcome("invalid_request", 422, None, 0, "The request is not valid."),
     Outcome("unknown_model", 422, None, 0, "There is no such model."),
     Outcome("idempotency_key_reused", 422, None, 0, "This idempotency key was used with another body."),
+    Outcome("quote_expired", 422, None, 0, "There is no such quote for this order, or not any more."),
     Outcome("rate_limited", 429, None, 0, "Too many requests."),
 )
 

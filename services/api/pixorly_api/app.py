@@ -30,7 +30,7 @@ from pixorly_api.parts import Parts
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
 from pixorly_api.provider_calls import HttpProviderCalls
 from pixorly_api.rates import Rates
-from pixorly_api.routes import account, admin, books, dead, generations, images, streams
+from pixorly_api.routes import account, admin, books, dead, generations, images, quotes, streams
 from pixorly_api.settings import ApiSettings
 
 _VERSION: Final = "0.1.0"
@@ -61,7 +61,7 @@ def make_app(settings: ApiSettings, **more: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         **more,
     )
-    for module in (generations, streams, images, account, admin, books, dead):
+    for module in (generations, quotes, streams, images, account, admin, books, dead):
         app.include_router(module.router)
     app.add_middleware(Edge, body_max_bytes=settings.body_max_bytes)
     if settings.cors_origins:

@@ -52,6 +52,8 @@ class Order:
         repeats: Whether the client says that it has sent this very request before, without a key.
         fallbacks: What may make the images where the model is gone or away, in this order.
         visibility: Who may read the images.
+        retry_of: The failed job that it is another try of.
+        quoted_credits: The price of an image that was quoted; the catalogue's where there is none.
     """
 
     user_id: str
@@ -66,6 +68,15 @@ class Order:
     repeats: bool = False
     fallbacks: tuple[Model, ...] = ()
     visibility: Visibility = "private"
+    retry_of: UUID | None = None
+    quoted_credits: int | None = None
+
+    @property
+    def credits_per_image(self) -> int:
+        """What each image costs."""
+        if self.quoted_credits is not None:
+            return self.quoted_credits
+        return self.model.credits_per_image(self.params.quality)
 
     def repeated(self) -> "Order":
         """Return the order as one that the client says it has sent before."""
@@ -260,11 +271,12 @@ def _asked(order: Order) -> Asked:
         params=order.params,
         image_ids=tuple(new_id() for _ in range(order.n)),
         calls=order.model.calls(order.n, order.fallbacks),
-        credits_per_image=order.model.credits_per_image(order.params.quality),
+        credits_per_image=order.credits_per_image,
         metadata=order.metadata,
         body_hash=order.body_hash,
         trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
         fallback_models=tuple(model.id for model in order.fallbacks),
         visibility=order.visibility,
+        retry_of=order.retry_of,
     )
     return Asked(intent, order.key, order.deadline_s)

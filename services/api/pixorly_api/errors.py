@@ -21,6 +21,18 @@ class Unauthorized(UserError):
     code = "unauthorized"
 
 
+class QuoteNotKept(UserError):
+    """There is no such quote for this order, or not any more; ask for another."""
+
+    code = "quote_expired"
+
+
+class NotFailed(UserError):
+    """Only a job that failed can be tried again."""
+
+    code = "not_failed"
+
+
 class RateLimited(UserError):
     """There were too many requests; `retry_after_s` says when the next is welcome."""
 

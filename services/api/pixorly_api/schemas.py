@@ -56,6 +56,8 @@ class CreateGeneration(In):
     metadata: dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=_METADATA_KEYS
     )
+    quote_id: Annotated[UUID, Field(strict=False)] | None = None
+    """The quote whose price is to be kept to: `POST /v1/quotes` told it for this very order a while ago."""
 
 
 class ChangeImage(In):
@@ -189,6 +191,36 @@ class GenerationOut(Out):
     failures: list[FailureOut]
     slots: list[SlotOut]
     metadata: dict[str, str]
+    retry_of: UUID | None
+    """The failed job that it is another try of."""
+
+
+class Refusal(Out):
+    """Why an order would be refused as things are."""
+
+    code: str
+    message: str
+
+
+class Quote(Out):
+    """What an order would cost, and what would come of it now."""
+
+    quote_id: UUID
+    """Give it with the order to pay this price."""
+    expires_at: datetime
+    model: str
+    n: int
+    params: dict[str, Any]
+    credits_per_image: int
+    credits: int
+    credits_remaining: int
+    """What there is now."""
+    storage_bytes: int
+    """The room that is kept for the images until their sizes are known."""
+    expected_s: float
+    """How long such a job typically takes."""
+    refusals: list[Refusal]
+    """Empty where it would be taken."""
 
 
 class CreatedGenerationOut(GenerationOut):

@@ -36,6 +36,8 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     watch_poll_s: float = Field(default=0.1, gt=0)
     """How often a process looks at the jobs that clients wait for while RabbitMQ brings no hints: one query for all."""
     stream_keepalive_s: float = Field(default=15, gt=0)
+    quote_ttl_s: float = Field(default=600, gt=0, le=86_400)
+    """How long a quoted price is kept to."""
     stream_token_ttl_s: float = Field(default=300, gt=0, le=86_400)
     """How long a stream token opens streams."""
     cors_origins: Names = ()

@@ -30,8 +30,8 @@ _JOB_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt
     visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count"""
 _PROMISED_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, jobs.plan, calls,
     visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count, metadata, version,
-    balance_credits, trace_id"""
-_READ_COLUMNS: Final = f"{_JOB_COLUMNS}, metadata, version, balance_credits, trace_id"
+    balance_credits, trace_id, retry_of"""
+_READ_COLUMNS: Final = f"{_JOB_COLUMNS}, metadata, version, balance_credits, trace_id, retry_of"
 _IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, visibility, original_key, thumbnail_keys, bytes,
     thumbnail_bytes, width, height, content_type, sha256, thumbhash, created_at"""
 
@@ -62,6 +62,7 @@ class Intent:
     fallback_models: tuple[str, ...] = ()
     tried: bool = False
     visibility: Visibility = "private"
+    retry_of: UUID | None = None
 
     @property
     def amount_credits(self) -> int:
@@ -169,6 +170,7 @@ class Record:
         balance_credits: What its charge left.
         trace_id: The trace of the request that made it.
         images: Its images that are in the bucket, in order.
+        retry_of: The failed job that it is another try of.
     """
 
     job: Job
@@ -177,6 +179,7 @@ class Record:
     balance_credits: int
     trace_id: str | None
     images: tuple[Image, ...] = ()
+    retry_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,8 @@ class Filters:
     model: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    prompt: str | None = None
+    metadata: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +234,7 @@ async def insert_intents(connection: Connection, asked: Sequence[Asked], claim_s
                select * from jsonb_to_recordset($1) as given(
                    job_id uuid, user_id text, key text, body_hash text, model text, prompt text, params jsonb,
                    image_ids uuid[], calls jsonb, credits_per_image bigint, metadata jsonb, trace_id text,
-                   fallback_models text[], visibility text, deadline_s integer)),
+                   fallback_models text[], visibility text, retry_of uuid, deadline_s integer)),
            tied as (
                insert into idempotency_keys (user_id, key, body_hash, job_id)
                select user_id, key, decode(body_hash, 'hex'), job_id from asked where key is not null
@@ -237,10 +242,11 @@ async def insert_intents(connection: Connection, asked: Sequence[Asked], claim_s
                order by user_id, key
                on conflict (user_id, key) do nothing returning job_id)
            insert into jobs (job_id, user_id, status, model, prompt, params, n, image_ids, calls, credits_per_image,
-                             metadata, body_hash, trace_id, fallback_models, visibility, deadline, claimed_until)
+                             metadata, body_hash, trace_id, fallback_models, visibility, retry_of, deadline,
+                             claimed_until)
            select job_id, user_id, 'intent', model, prompt, params, cardinality(image_ids), image_ids, calls,
                   credits_per_image, metadata, decode(body_hash, 'hex'), trace_id, fallback_models, visibility,
-                  now() + make_interval(secs => deadline_s), now() + make_interval(secs => $2)
+                  retry_of, now() + make_interval(secs => deadline_s), now() + make_interval(secs => $2)
            from asked where key is null or job_id in (select job_id from tied)
            returning job_id""",
         [_row_of(one) for one in asked],
@@ -266,6 +272,7 @@ def _row_of(asked: Asked) -> dict[str, Any]:
         "trace_id": intent.trace_id,
         "fallback_models": intent.fallback_models,
         "visibility": intent.visibility,
+        "retry_of": intent.retry_of,
         "deadline_s": asked.deadline_s,
     }
 
@@ -626,13 +633,17 @@ async def list_records(
               and ($2::uuid is null or job_id < $2) and ($3::text is null or status = $3)
               and ($4::text is null or model = $4) and ($5::timestamptz is null or created_at > $5)
               and ($6::timestamptz is null or created_at < $6)
-            order by job_id desc limit $7""",  # noqa: S608 - constants
+              and ($7::text is null or position(lower($7) in lower(prompt)) > 0)
+              and ($8::jsonb is null or metadata @> $8)
+            order by job_id desc limit $9""",  # noqa: S608 - constants
         user_id,
         before,
         filters.status,
         filters.model,
         filters.created_after,
         filters.created_before,
+        filters.prompt,
+        dict(filters.metadata) if filters.metadata else None,
         limit,
     )
     return await _records(connection, rows)
@@ -657,6 +668,7 @@ def _record(row: asyncpg.Record, slots: tuple[Slot, ...], images: tuple[Image, .
         balance_credits=row["balance_credits"],
         trace_id=row["trace_id"],
         images=images,
+        retry_of=row["retry_of"],
     )
 
 
@@ -960,6 +972,44 @@ async def revoke_api_key(connection: Connection, user_id: str, key_id: UUID) -> 
         user_id,
     )
     return bool(found)
+
+
+async def insert_quote(
+    connection: Connection, quote_id: UUID, user_id: str, order_hash: bytes, *, credits_per_image: int, ttl_s: float
+) -> datetime:
+    """Store a price that was told, and return until when it is kept to."""
+    expires_at: datetime = await connection.fetchval(
+        """insert into quotes (quote_id, user_id, order_hash, credits_per_image, expires_at)
+           values ($1, $2, $3, $4, now() + make_interval(secs => $5)) returning expires_at""",
+        quote_id,
+        user_id,
+        order_hash,
+        credits_per_image,
+        ttl_s,
+    )
+    return expires_at
+
+
+async def quoted_credits(connection: Connection, quote_id: UUID, user_id: str, order_hash: bytes) -> int | None:
+    """Return the price of an image that a user was told for an order; None where it is not kept to any more."""
+    found: int | None = await connection.fetchval(
+        """select credits_per_image from quotes
+           where quote_id = $1 and user_id = $2 and order_hash = $3 and expires_at > now()""",
+        quote_id,
+        user_id,
+        order_hash,
+    )
+    return found
+
+
+async def purge_quotes(connection: Connection, limit: int) -> int:
+    """Delete quotes that have expired, and return how many."""
+    status = await connection.execute(
+        """delete from quotes
+           where quote_id in (select quote_id from quotes where expires_at < now() limit $1 for update skip locked)""",
+        limit,
+    )
+    return int(status.rpartition(" ")[2])
 
 
 async def insert_stream_token(connection: Connection, digest: bytes, user_id: str, ttl_s: float) -> datetime:

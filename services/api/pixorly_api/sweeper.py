@@ -183,11 +183,12 @@ class Sweeper:
         return len(settled) + len(orphans)
 
     async def purge(self) -> int:
-        """Delete idempotency keys, stream tokens and abandoned jobs that nobody can ask for any more."""
+        """Delete idempotency keys, stream tokens, quotes and abandoned jobs that nobody can ask for any more."""
         async with self._database.connection() as connection:
             keys = await store.purge_idempotency_keys(connection, self._pace.idempotency_ttl_s, _BATCH)
             tokens = await store.purge_stream_tokens(connection, _BATCH)
-            return keys + tokens + await store.purge_abandoned(connection, _ABANDONED_TTL_S, _BATCH)
+            quotes = await store.purge_quotes(connection, _BATCH)
+            return keys + tokens + quotes + await store.purge_abandoned(connection, _ABANDONED_TTL_S, _BATCH)
 
 
 def _deletion(row: dict[str, Any]) -> ImageDeleted:

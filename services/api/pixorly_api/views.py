@@ -60,6 +60,7 @@ def _facts(record: Record, shown: list[StoredImageOut]) -> dict[str, Any]:
         "settled_at": job.settled_at,
         "processing_time_ms": round(took.total_seconds() * 1000) if took else None,
         "retry_count": job.retry_count,
+        "retry_of": record.retry_of,
         "images": shown,
         "failures": [
             FailureOut(

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -10,10 +12,10 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pixorly.catalogue import Catalogue, Model, check_fallbacks
 from pixorly.errors import InvalidRequest, OutageError
 from pixorly_api import store, views
-from pixorly_api.creation import Order, body_hash
+from pixorly_api.creation import Created, Order, body_hash
 from pixorly_api.edge import JsonRoute
-from pixorly_api.errors import NotFound
-from pixorly_api.fields import Moment
+from pixorly_api.errors import NotFailed, NotFound, QuoteNotKept
+from pixorly_api.fields import Moment, Text
 from pixorly_api.parts import Cursor, JobId, Limit, Maker, P, Parts, Reader, page, read_cursor
 from pixorly_api.problems import documented
 from pixorly_api.schemas import (
@@ -31,6 +33,10 @@ router = APIRouter(prefix="/v1/generations", tags=["generations"], route_class=J
 
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])", re.IGNORECASE)
 _KEY: Final = r'^([!#-~][!-~]{0,254}|"[!-~]{1,255}")$'
+IdempotencyKey = Annotated[
+    str | None, Header(pattern=_KEY, description="Makes a repeat safe, for 24 hours; quoted or not.")
+]
+Prefer = Annotated[str | None, Header(max_length=200, description="`wait=N`: answer when settled.")]
 _READ: Final = documented(401, 403, 404, 422, 429, 500, 503)
 
 
@@ -51,16 +57,34 @@ async def create(
     response: Response,
     parts: P,
     caller: Maker,
-    idempotency_key: Annotated[
-        str | None, Header(pattern=_KEY, description="Makes a repeat safe, for 24 hours; quoted or not.")
-    ] = None,
-    prefer: Annotated[str | None, Header(max_length=200, description="`wait=N`: answer when settled.")] = None,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> CreatedGenerationOut:
     """Take the credits, store the job and answer at once; what it made can be read from its address."""
-    order = _order(parts, caller.user_id, body, await request.json(), idempotency_key)
+    order = ordered(parts, caller.user_id, body)
+    if body.quote_id:
+        order = await _at_quoted_price(parts, order, body.quote_id)
+    order = replace(order, body_hash=body_hash(await request.json()), key=_unquoted(idempotency_key))
     repeats = (x_stainless_retry_count or "0") not in {"", "0"}
     made = await parts.creation.create(order if not repeats else order.repeated())
+    return await _answer(parts, response, made, prefer)
+
+
+async def _at_quoted_price(parts: Parts, order: Order, quote_id: UUID) -> Order:
+    """Return the order at the price that was quoted.
+
+    Raises:
+        QuoteNotKept: It was quoted for another order, for somebody else, or too long ago.
+    """
+    async with parts.database.connection() as connection:
+        quoted = await store.quoted_credits(connection, quote_id, order.user_id, order.body_hash)
+    if quoted is None:
+        raise QuoteNotKept(param="quote_id")
+    return replace(order, quoted_credits=quoted)
+
+
+async def _answer(parts: Parts, response: Response, made: Created, prefer: str | None) -> CreatedGenerationOut:
     record = await _settled_within(parts, made.record, _wait_s(prefer, parts.settings.wait_max_s))
     response.status_code = 200 if record.job.settled else 202
     response.headers["Location"] = f"/v1/generations/{record.job.job_id}"
@@ -69,8 +93,8 @@ async def create(
     return await views.created(record, parts.links)
 
 
-def _order(parts: Parts, user_id: str, body: CreateGeneration, sent: dict[str, object], key: str | None) -> Order:
-    """Return what is asked for, checked against the catalogue.
+def ordered(parts: Parts, user_id: str, body: CreateGeneration) -> Order:
+    """Return what is asked for, checked against the catalogue; its hash tells it from other orders.
 
     Raises:
         InvalidRequest: It can't be made.
@@ -101,8 +125,7 @@ def _order(parts: Parts, user_id: str, body: CreateGeneration, sent: dict[str, o
         n=body.n,
         metadata=body.metadata,
         deadline_s=body.deadline_s or settings.job_deadline_s,
-        body_hash=body_hash(sent),
-        key=_unquoted(key),
+        body_hash=body_hash(body.model_dump(mode="json", exclude={"quote_id", "metadata"})),
     )
 
 
@@ -164,15 +187,31 @@ async def list_all(
     model: Annotated[str | None, Query(max_length=128, pattern=r"^[^\x00-\x1f]+$")] = None,
     created_after: Annotated[Moment | None, Query()] = None,
     created_before: Annotated[Moment | None, Query()] = None,
+    prompt: Annotated[Text | None, Query(min_length=1, max_length=200, description="A part of the prompt.")] = None,
+    metadata: Annotated[
+        list[Annotated[Text, Query(max_length=600)]] | None,
+        Query(max_length=16, description="`key:value`, as often as needed: all of them must be there."),
+    ] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> GenerationList:
     """Return a page of the caller's jobs; new ones do not shift the pages that follow."""
-    filters = Filters(status, model, created_after, created_before)
+    filters = Filters(status, model, created_after, created_before, prompt, _pairs(metadata or ()))
     async with parts.database.connection() as connection:
         found = await store.list_records(connection, caller.user_id, filters, read_cursor(cursor), limit + 1)
     shown, following = page(found, limit, lambda record: record.job.job_id)
     return GenerationList(data=await views.generations(shown, parts.links), next_cursor=following)
+
+
+def _pairs(written: Sequence[str]) -> dict[str, str]:
+    """Return what `key:value` texts say.
+
+    Raises:
+        InvalidRequest: One has no colon.
+    """
+    if any(":" not in text for text in written):
+        raise InvalidRequest("Written like `key:value`.", param="metadata")
+    return {key: value for key, _, value in (text.partition(":") for text in written)}
 
 
 @router.get("/{generation_id}", operation_id="getGeneration", summary="Read a job", responses=_READ)
@@ -192,6 +231,56 @@ async def cancel(parts: P, caller: Maker, generation_id: JobId) -> GenerationOut
     await read(parts, caller.user_id, generation_id)
     await parts.jobs.cancel(generation_id)
     return await views.generation(await read(parts, caller.user_id, generation_id), parts.links)
+
+
+@router.post(
+    "/{generation_id}/retry",
+    status_code=202,
+    operation_id="retryGeneration",
+    summary="Try a failed job again",
+    responses={
+        200: {"model": CreatedGenerationOut, "description": "It was settled within the time of `Prefer: wait=N`."},
+        **documented(401, 402, 403, 404, 409, 413, 422, 429, 500, 503),
+    },
+)
+async def retry(
+    parts: P,
+    caller: Maker,
+    response: Response,
+    generation_id: JobId,
+    *,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
+) -> CreatedGenerationOut:
+    """Make a new job of a failed one, at today's price, linked to it by `retry_of`."""
+    failed = await read(parts, caller.user_id, generation_id)
+    if failed.job.status != "failed":
+        raise NotFailed(status=failed.job.status)
+    order = replace(_again(parts, failed), retry_of=generation_id, key=_unquoted(idempotency_key))
+    return await _answer(parts, response, await parts.creation.create(order), prefer)
+
+
+def _again(parts: Parts, failed: Record) -> Order:
+    """Return the order that a job came from, at today's price.
+
+    Raises:
+        InvalidRequest: Its model is not on offer any more, or makes no such images.
+    """
+    job, catalogue = failed.job, parts.catalogue
+    model = catalogue.find(job.model)
+    return Order(
+        user_id=job.user_id,
+        model=model,
+        # Those of its fallbacks that are still there.
+        fallbacks=tuple(one for one in catalogue.all() if one.id in job.fallback_models),
+        visibility=job.visibility,
+        params=model.same(job.params),
+        prompt=job.prompt,
+        n=job.n,
+        metadata=failed.metadata,
+        deadline_s=parts.settings.job_deadline_s,
+        body_hash=body_hash({"retry_of": str(job.job_id)}),
+    )
 
 
 @router.get(
