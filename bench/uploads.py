@@ -57,7 +57,7 @@ def picture() -> bytes:
     """A PNG of about 1.5 MB: smooth, with grain, as models draw."""
     grain = Image.effect_noise((SIZE, SIZE), 9)
     bands = [
-        Image.blend(Image.linear_gradient("L").resize((SIZE, SIZE)).rotate(turn), grain, 0.2) for turn in (0, 90, 180)
+        Image.blend(Image.linear_gradient("L").resize((SIZE, SIZE)).rotate(turn), grain, 0.4) for turn in (0, 90, 180)
     ]
     file = BytesIO()
     Image.merge("RGB", bands).save(file, "PNG", compress_level=4)

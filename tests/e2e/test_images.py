@@ -97,6 +97,8 @@ async def test_an_image_is_moved_to_the_public_and_back_and_its_links_follow(sta
 
         assert not places[0] & places[2], "a public address is never used twice"
         assert await used_bytes(client) == before
+    audited = await asyncio.to_thread(stack.run, "audit", "--storage")
+    assert audited.returncode == 0, audited.stdout + audited.stderr
 
 
 async def test_a_link_lasts_as_long_as_is_asked_and_a_download_has_a_name(stack: Stack) -> None:

@@ -117,6 +117,25 @@ async def test_a_deletion_minds_nothing_that_is_not_there(s3_settings: StorageSe
         await blobs.get(f"{folder}/a")
 
 
+async def test_a_large_object_goes_up_in_parts_and_is_whole_encrypted_and_typed(
+    s3_settings: StorageSettings, folder: str
+) -> None:
+    blobs, data = S3Blobs(s3_settings), bytes(range(256)) * (17 << 12)
+    assert len(data) == 17 << 20
+
+    await blobs.put(f"{folder}/large", data, content_type="image/png", metadata={"index": "3"})
+
+    assert await blobs.get(f"{folder}/large") == data
+    async with s3_client(s3_settings) as client:
+        bucket = s3_settings.aws_s3_bucket
+        head = await client.head_object(Bucket=bucket, Key=f"{folder}/large")
+        open_still = (await client.list_multipart_uploads(Bucket=bucket)).get("Uploads", [])
+    assert head["ETag"].strip('"').endswith("-3")
+    assert (head["ServerSideEncryption"], head["ContentType"]) == ("AES256", "image/png")
+    assert head["Metadata"] == {"index": "3"}
+    assert [upload for upload in open_still if upload["Key"].startswith(folder)] == []
+
+
 def elsewhere(url: str, *, timeout_s: float = 0.4) -> StorageSettings:
     return StorageSettings(
         aws_access_key_id="key", aws_secret_access_key="secret", s3_endpoint_url=url, s3_timeout_s=timeout_s

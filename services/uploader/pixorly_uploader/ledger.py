@@ -45,7 +45,8 @@ class HttpLedger(Ledger):
             base_url=settings.ledger_url,
             headers={"Authorization": f"Bearer {settings.service_token.get_secret_value()}"},
             timeout=settings.ledger_timeout_s,
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=32, keepalive_expiry=30),
+            # Few: each request looks at every connection that is open, and more would not be answered any sooner.
+            limits=httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=4),
             transport=transport,
             trust_env=False,
         )
