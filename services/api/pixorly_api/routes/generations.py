@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -60,6 +61,7 @@ async def create(
     """Take the credits, store the job and answer at once; what it made can be read from its address."""
     order = _order(parts, caller.user_id, body, await request.json(), idempotency_key)
     repeats = (x_stainless_retry_count or "0") not in {"", "0"}
+    order = replace(order, at_once=await parts.plans.jobs_at_once(caller.user_id))
     made = await parts.creation.create(order if not repeats else order.repeated())
     record = await _settled_within(parts, made.record, _wait_s(prefer, parts.settings.wait_max_s))
     response.status_code = 200 if record.job.settled else 202
