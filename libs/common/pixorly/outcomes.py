@@ -74,6 +74,7 @@ _ROWS: Final = (
     Outcome("idempotency_key_reused", 422, None, 0, "This idempotency key was used with another body."),
     Outcome("quote_expired", 422, None, 0, "There is no such quote for this order, or not any more."),
     Outcome("rate_limited", 429, None, 0, "Too many requests."),
+    Outcome("too_many_jobs", 429, None, 0, "The plan has no room for one more job at once."),
 )
 
 OUTCOMES: Final[dict[str, Outcome]] = {row.code: row for row in _ROWS}

@@ -27,6 +27,7 @@ from pixorly_api.links import Cdn, CloudFront, Links, Presigned
 from pixorly_api.live import Watcher
 from pixorly_api.oidc import Issuer, Oidc
 from pixorly_api.parts import Parts
+from pixorly_api.plans import Plans
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
 from pixorly_api.provider_calls import HttpProviderCalls
 from pixorly_api.rates import Rates
@@ -177,6 +178,7 @@ def build(settings: ApiSettings) -> FastAPI:
                 links=await make_links(settings, stack),
                 watcher=watcher,
                 dead=DeadLetters(AmqpGraveyard(settings), database, publisher),
+                plans=Plans(ledger, settings.jobs_at_once),
                 rates=Rates(database, settings.requests_per_minute),
                 provider_calls=provider_calls,
                 inventory=StorageAudit(database, S3Blobs(settings), ledger),

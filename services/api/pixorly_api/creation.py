@@ -25,7 +25,7 @@ from pixorly.grouping import Grouper
 from pixorly.ids import new_id
 from pixorly.outbox import Outbox
 from pixorly_api import lifecycle, store
-from pixorly_api.errors import ChargeVoided, IdempotencyInProgress, IdempotencyKeyReused, LedgerUnreached
+from pixorly_api.errors import ChargeVoided, IdempotencyInProgress, IdempotencyKeyReused, LedgerUnreached, TooManyJobs
 from pixorly_api.hints import Announce, Changed, nobody
 from pixorly_api.ledger import Charge, Ledger
 from pixorly_api.store import Asked, Charged, Earlier, Intent, Record
@@ -33,6 +33,8 @@ from pixorly_api.store import Asked, Charged, Earlier, Intent, Record
 _BYTES_PER_PIXEL: Final = {"png": 2.0, "jpeg": 0.5, "webp": 0.5}
 _THUMBNAIL_BYTES: Final = 100_000
 _TRIES: Final = 3
+_FULL_S: Final = 2
+"""When one who has too many jobs under way may ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Order:
         visibility: Who may read the images.
         retry_of: The failed job that it is another try of.
         quoted_credits: The price of an image that was quoted; the catalogue's where there is none.
+        at_once: How many jobs the user may have under way, this one too; 0 is any number.
     """
 
     user_id: str
@@ -70,6 +73,7 @@ class Order:
     visibility: Visibility = "private"
     retry_of: UUID | None = None
     quoted_credits: int | None = None
+    at_once: int = 0
 
     @property
     def credits_per_image(self) -> int:
@@ -153,13 +157,14 @@ class Creation:
     async def _claim(self, order: Order) -> Intent | UUID:
         """Return an intent that is ours to drive forward, or the id of the promised job that the order repeats."""
         asked = _asked(order)
-        if not order.repeats and await self._note(asked):
+        if not order.repeats and not order.at_once and await self._note(asked):
             return asked.intent
         for _ in range(_TRIES):
             async with self._database.transaction() as connection:
                 earlier = await self._earlier(connection, order)
                 if earlier is not None:
                     return await self._take_up(connection, order, earlier)
+                await _check_room(connection, order)
                 if await store.insert_intents(connection, [asked], self._windows.claim_s):
                     return asked.intent
             # Another request with the same key came first; the next look finds it.
@@ -172,6 +177,8 @@ class Creation:
 
     async def _earlier(self, connection: Connection, order: Order) -> Earlier | None:
         """Return the job of the request that this one repeats, if it still counts."""
+        if order.key is None and not order.repeats:
+            return None
         if order.key is None:
             await store.lock_body(connection, order.user_id, order.body_hash)
             return await store.earlier_by_body(
@@ -253,6 +260,23 @@ class Creation:
         if not found:
             raise IdempotencyInProgress(retry_after_s=1)
         return found[0]
+
+
+async def _check_room(connection: Connection, order: Order) -> None:
+    """Check that the user may have one more job under way.
+
+    Raises:
+        TooManyJobs: There are as many as the plan allows.
+    """
+    if not order.at_once:
+        return
+    await store.lock_user(connection, order.user_id)
+    if await store.count_open_jobs(connection, order.user_id) >= order.at_once:
+        raise TooManyJobs(
+            f"The plan has room for {order.at_once} jobs at once; wait for one to end.",
+            limit=order.at_once,
+            retry_after_s=_FULL_S,
+        )
 
 
 def _later(error: ChargeVoided | OutageError) -> OutageError:

@@ -39,6 +39,12 @@ class RateLimited(UserError):
     code = "rate_limited"
 
 
+class TooManyJobs(UserError):
+    """As many jobs are under way as the plan allows at once; `limit` says how many."""
+
+    code = "too_many_jobs"
+
+
 class Forbidden(UserError):
     """This key may not do that."""
 

@@ -25,6 +25,7 @@ from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import Ledger
 from pixorly_api.links import LEAST_S, MOST_S, Links, Terms
 from pixorly_api.live import Watcher
+from pixorly_api.plans import Plans
 from pixorly_api.provider_calls import ProviderCalls
 from pixorly_api.rates import Rates
 from pixorly_api.settings import ApiSettings
@@ -50,6 +51,7 @@ class Parts:
     dead: DeadLetters
     provider_calls: ProviderCalls
     rates: Rates
+    plans: Plans
     inventory: StorageAudit
 
 

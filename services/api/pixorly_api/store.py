@@ -277,6 +277,21 @@ def _row_of(asked: Asked) -> dict[str, Any]:
     }
 
 
+async def lock_user(connection: Connection, user_id: str) -> None:
+    """Let one user's requests that are counted go one after the other, until the transaction ends."""
+    await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 1))", user_id)
+
+
+async def count_open_jobs(connection: Connection, user_id: str) -> int:
+    """Return how many jobs of a user are asked for or under way."""
+    count: int = await connection.fetchval(
+        """select count(*) from jobs
+           where user_id = $1 and status in ('intent', 'pending', 'processing', 'uploading')""",
+        user_id,
+    )
+    return count
+
+
 async def earlier_by_key(connection: Connection, user_id: str, key: str, ttl_s: float) -> Earlier | None:
     """Return the job that a key is tied to, and lock the tie."""
     row = await connection.fetchrow(

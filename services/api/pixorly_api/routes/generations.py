@@ -65,7 +65,12 @@ async def create(
     order = ordered(parts, caller.user_id, body)
     if body.quote_id:
         order = await _at_quoted_price(parts, order, body.quote_id)
-    order = replace(order, body_hash=body_hash(await request.json()), key=_unquoted(idempotency_key))
+    order = replace(
+        order,
+        body_hash=body_hash(await request.json()),
+        key=_unquoted(idempotency_key),
+        at_once=await parts.plans.jobs_at_once(caller.user_id),
+    )
     repeats = (x_stainless_retry_count or "0") not in {"", "0"}
     made = await parts.creation.create(order if not repeats else order.repeated())
     return await _answer(parts, response, made, prefer)
@@ -256,7 +261,12 @@ async def retry(
     failed = await read(parts, caller.user_id, generation_id)
     if failed.job.status != "failed":
         raise NotFailed(status=failed.job.status)
-    order = replace(_again(parts, failed), retry_of=generation_id, key=_unquoted(idempotency_key))
+    order = replace(
+        _again(parts, failed),
+        retry_of=generation_id,
+        key=_unquoted(idempotency_key),
+        at_once=await parts.plans.jobs_at_once(caller.user_id),
+    )
     return await _answer(parts, response, await parts.creation.create(order), prefer)
 
 
