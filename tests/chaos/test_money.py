@@ -187,7 +187,7 @@ async def test_sums_from_statements_agree_to_the_credit_though_the_ledger_was_ki
             ),
             killed(stack, KILLS, SECONDS / (KILLS + 1)),
         )
-        await stack.ready()
+        await stack.ready(within_s=300)
         await audited(stack, within_s=420)
         await statement_agrees(rich, GRANTED["rich"])
         await statement_agrees(poor, GRANTED["poor"])
