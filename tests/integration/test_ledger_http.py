@@ -82,6 +82,27 @@ async def test_a_job_from_charge_to_receipt(ledger: httpx.AsyncClient) -> None:
     assert datetime.fromisoformat(line["created_at"]).tzinfo == UTC
 
 
+async def test_charges_of_a_batch_are_made_or_refused_each_by_itself(ledger: httpx.AsyncClient) -> None:
+    await open_account(ledger)
+    one = charge_body(amount=60)
+    batch = [one, charge_body(amount=101), charge_body("nobody"), charge_body(amount=40), one]
+
+    answers = (await ledger.post("/internal/charges/batch", json=batch)).json()
+    again = (await ledger.post("/internal/charges/batch", json=batch)).json()
+
+    assert [answer["status"] for answer in answers] == [200, 402, 404, 200, 200]
+    assert [answer["body"].get("code") for answer in answers[1:3]] == ["insufficient_credits", "account_not_found"]
+    assert answers[0]["body"]["job_id"] == one["job_id"]
+    assert [one["body"] for one in again if one["status"] == 200] == [
+        one["body"] for one in answers if one["status"] == 200
+    ]
+    assert (await ledger.get("/internal/accounts/ada")).json()["credits_remaining"] == 0
+    wrong = await ledger.post("/internal/charges/batch", json=[one, {}])
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_request")
+    bare = await ledger.post("/internal/charges/batch", json=batch, headers={"Authorization": "Bearer wrong"})
+    assert bare.status_code == 401
+
+
 async def test_refusals_are_problems_with_their_facts(ledger: httpx.AsyncClient) -> None:
     await open_account(ledger)
 

@@ -16,7 +16,8 @@ import orjson
 from opentelemetry import trace
 
 from pixorly import telemetry
-from pixorly.errors import InsufficientCredits, InvalidRequest, OutageError, ServerError, UserError
+from pixorly.errors import InsufficientCredits, InvalidRequest, OutageError, PixorlyError, ServerError, UserError
+from pixorly.grouping import Grouper
 from pixorly.settings import LedgerClientSettings
 from pixorly_api import errors
 
@@ -39,6 +40,9 @@ _OURS_TO_MEND: Final = frozenset({401, 403, 408, 425, 429})
 """Refusals that say nothing of the request: a wrong token, or a ledger that is too busy."""
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _AGAIN_S: Final = 0.1
+_CHARGING: Final = 2
+"""How many calls that charge are under way at once: the fewer, the more charges share one."""
+_Ask = Mapping[str, Any]
 Params = Mapping[str, str | int | None]
 
 
@@ -105,6 +109,8 @@ class HttpLedger(Ledger):
             transport=transport,
             trust_env=False,
         )
+        # Those that come while others are under way go together.
+        self._charge: Grouper[_Ask, Charge] = Grouper(self._charge_group, max_group=64, workers=_CHARGING)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -114,17 +120,22 @@ class HttpLedger(Ledger):
         self, job_id: UUID, user_id: str, amount_credits: int, images: Sequence[tuple[UUID, int]]
     ) -> Charge:
         """Take a job's credits and reserve storage."""
-        answer = await self.send(
-            "POST",
-            "/internal/charges",
+        return await self._charge(
             {
                 "job_id": str(job_id),
                 "user_id": user_id,
                 "amount_credits": amount_credits,
                 "images": [{"image_id": str(image_id), "estimate_bytes": size} for image_id, size in images],
-            },
+            }
         )
-        return Charge(answer["balance_credits"], answer["plan"])
+
+    async def _charge_group(self, asked: Sequence[_Ask]) -> Sequence[Charge | Exception]:
+        if len(asked) == 1:
+            return [_charged(await self.send("POST", "/internal/charges", asked[0]))]
+        answers = await self._call(
+            "POST", "/internal/charges/batch", content=orjson.dumps(asked), headers={"Content-Type": "application/json"}
+        )
+        return [_outcome(answer["status"], answer["body"]) for answer in answers]
 
     async def void(self, job_id: UUID, user_id: str) -> str:
         """Give back an open charge, or refuse a later one."""
@@ -138,7 +149,7 @@ class HttpLedger(Ledger):
     async def get(self, path: str, params: Params | None = None) -> dict[str, Any]:
         """Return what the ledger answers under an internal path."""
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        return await self._call("GET", path, params=given)
+        return await self._asked("GET", path, params=given)
 
     async def lines(self, path: str, params: Params, silence_s: float) -> AsyncIterator[dict[str, Any]]:
         """Yield the lines of JSON that the ledger answers under an internal path, as they come."""
@@ -156,13 +167,16 @@ class HttpLedger(Ledger):
 
     async def send(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Send a body to an internal path and return the answer."""
-        return await self._call(method, path, content=orjson.dumps(body), headers={"Content-Type": "application/json"})
+        return await self._asked(method, path, content=orjson.dumps(body), headers={"Content-Type": "application/json"})
 
     async def ping(self) -> None:
         """Ask whether the ledger is there."""
         await self._call("GET", "/livez", patient=False)
 
-    async def _call(self, method: str, path: str, *, patient: bool = True, **more: Any) -> dict[str, Any]:
+    async def _asked(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        return dict(await self._call(method, path, **more))
+
+    async def _call(self, method: str, path: str, *, patient: bool = True, **more: Any) -> Any:
         heard = False  # whether the ledger may have heard of it
         with _tracer.start_as_current_span(f"{method} ledger", kind=trace.SpanKind.CLIENT):
             headers = {**more.pop("headers", {}), **telemetry.carried()}
@@ -185,7 +199,7 @@ class HttpLedger(Ledger):
         return _understood(response)
 
 
-def _understood(response: httpx.Response) -> dict[str, Any]:
+def _understood(response: httpx.Response) -> Any:
     """Return the body of an answer, or raise what a problem body says in our words."""
     if response.status_code >= _SERVER_ERRORS:
         raise OutageError("ledger", f"The ledger answered {response.status_code}.")
@@ -194,14 +208,27 @@ def _understood(response: httpx.Response) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise OutageError("ledger", "The ledger's answer can't be read.") from error
     if response.is_success:
-        return dict(body)
-    facts = {name: value for name, value in body.items() if name not in _STANDARD}
+        return body
+    raise _refusal(response.status_code, body)
+
+
+def _outcome(status: int, body: Mapping[str, Any]) -> Charge | Exception:
+    """Return what became of one charge of several."""
+    return _charged(body) if status == httpx.codes.OK else _refusal(status, body)
+
+
+def _charged(answer: Mapping[str, Any]) -> Charge:
+    return Charge(answer["balance_credits"], answer["plan"])
+
+
+def _refusal(status: int, body: Mapping[str, Any]) -> PixorlyError:
+    """Return what a problem body says in our words."""
     refusal = _REFUSALS.get(body.get("code", ""))
-    if refusal is None and response.status_code in _OURS_TO_MEND:
-        raise OutageError("ledger", f"The ledger answered {response.status_code}.")
+    if status >= _SERVER_ERRORS or (refusal is None and status in _OURS_TO_MEND):
+        return OutageError("ledger", f"The ledger answered {status}.")
     if refusal is None:
-        raise ServerError(f"The ledger refused a call: {response.status_code} {body.get('code')}.")
-    raise refusal(body.get("detail"), **facts)
+        return ServerError(f"The ledger refused a call: {status} {body.get('code')}.")
+    return refusal(body.get("detail"), **{name: value for name, value in body.items() if name not in _STANDARD})
 
 
 def moment(time: datetime | None) -> str | None:

@@ -1,31 +1,36 @@
-"""The door of the one call that comes with every job: it is answered before the framework looks for a route.
+"""The door of the call that comes with every job: it is answered before the framework looks for a route.
 
 What the framework does around a route takes longer than the charge itself.
 """
 
+import asyncio
 import hmac
-from typing import Final
+from typing import Annotated, Any, Final, TypeVar
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pixorly.errors import InvalidRequest, PixorlyError
-from pixorly_ledger.credits import Charged, ChargeRequest, Credits
+from pixorly_ledger.credits import ChargeRequest, Credits
 from pixorly_ledger.problems import Unauthorized, first_fault, problem_of
 from pixorly_ledger.schemas import ChargeIn
 
-_PATH: Final = "/internal/charges"
+_In = TypeVar("_In")
+_ONE: Final = "/internal/charges"
+_MANY: Final = "/internal/charges/batch"
 _TYPE: Final = (b"content-type", b"application/json")
 _CHARGE_IN: Final = TypeAdapter(ChargeIn)
+_CHARGES_IN: Final = TypeAdapter(Annotated[list[ChargeIn], Field(max_length=256)])
 
 
 class ChargeDoor:
-    """Answers `POST /internal/charges` and passes on everything else.
+    """Answers `POST /internal/charges` and `POST /internal/charges/batch`, and passes on everything else.
 
     200 `{job_id, amount_credits, balance_credits, plan, status}`; 402 `insufficient_credits` {needed_credits,
     available_credits}, 403 `storage_quota_exceeded` {used_bytes, reserved_bytes, quota_bytes, needed_bytes}, 403
-    `account_suspended`, 404 `account_not_found`, 409 `charge_voided`; none of these leaves anything behind.
+    `account_suspended`, 404 `account_not_found`, 409 `charge_voided`; none of these leaves anything behind. A batch is
+    a list of up to 256 charges, each of which is made or refused by itself: 200 `[{status, body}]`, in the same order.
 
     Args:
         app: What answers the rest.
@@ -40,11 +45,13 @@ class ChargeDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http" or scope["path"] != _PATH or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] not in {_ONE, _MANY} or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         try:
-            answer = await self._charge(scope, receive)
+            self._check(scope)
+            body = await _body(receive)
+            answer = await (self._charge(body) if scope["path"] == _ONE else self._charge_all(body))
         except PixorlyError as error:
             await problem_of(error)(scope, receive, send)
             return
@@ -52,16 +59,25 @@ class ChargeDoor:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length), _TYPE]})
         await send({"type": "http.response.body", "body": answer})
 
-    async def _charge(self, scope: Scope, receive: Receive) -> bytes:
+    def _check(self, scope: Scope) -> None:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         if not hmac.compare_digest(given, self._expected):
             raise Unauthorized
+
+    async def _charge(self, body: bytes) -> bytes:
+        return _shown((await self._credits.charge(_request(_valid(_CHARGE_IN, body))))._asdict())
+
+    async def _charge_all(self, body: bytes) -> bytes:
+        """Make charges side by side, so that they share their transactions."""
+        asked = [_request(one) for one in _valid(_CHARGES_IN, body)]
+        return _shown(await asyncio.gather(*(self._outcome(one) for one in asked)))
+
+    async def _outcome(self, request: ChargeRequest) -> dict[str, Any]:
         try:
-            body = _CHARGE_IN.validate_json(await _body(receive))
-        except ValidationError as error:
-            raise InvalidRequest(first_fault(error.errors(include_url=False, include_input=False))) from error
-        images = tuple((image.image_id, image.estimate_bytes) for image in body.images)
-        return _shown(await self._credits.charge(ChargeRequest(body.job_id, body.user_id, body.amount_credits, images)))
+            return {"status": 200, "body": (await self._credits.charge(request))._asdict()}
+        except PixorlyError as error:
+            refused = problem_of(error)
+            return {"status": refused.status_code, "body": orjson.Fragment(bytes(refused.body))}
 
 
 async def _body(receive: Receive) -> bytes:
@@ -75,6 +91,18 @@ async def _body(receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-def _shown(charged: Charged) -> bytes:
+def _valid(kind: TypeAdapter[_In], body: bytes) -> _In:
+    try:
+        return kind.validate_json(body)
+    except ValidationError as error:
+        raise InvalidRequest(first_fault(error.errors(include_url=False, include_input=False))) from error
+
+
+def _request(body: ChargeIn) -> ChargeRequest:
+    images = tuple((image.image_id, image.estimate_bytes) for image in body.images)
+    return ChargeRequest(body.job_id, body.user_id, body.amount_credits, images)
+
+
+def _shown(answer: Any) -> bytes:
     # asyncpg has a UUID type of its own.
-    return orjson.dumps(charged._asdict(), default=str)
+    return orjson.dumps(answer, default=str)

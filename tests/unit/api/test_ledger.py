@@ -140,3 +140,48 @@ async def test_an_answer_that_drips_is_given_up() -> None:
 async def test_an_answer_that_is_no_json_is_an_outage(content: bytes) -> None:
     with pytest.raises(OutageError):
         await charge(lambda _: httpx.Response(200, content=content))
+
+
+async def test_charges_that_come_together_go_together_and_each_has_its_own_answer() -> None:
+    asked: list[list[str]] = []
+    refused = {"code": "insufficient_credits", "detail": "words", "needed_credits": 9}
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.05)
+        body = orjson.loads(request.content)
+        if request.url.path == "/internal/charges":
+            asked.append([body["user_id"]])
+            return httpx.Response(200, json={"balance_credits": 1, "plan": "free"})
+        asked.append([one["user_id"] for one in body])
+        answers = [
+            {"status": 402, "body": refused}
+            if one["user_id"] == "poor"
+            else {"status": 503, "body": {"code": "service_unavailable"}}
+            if one["user_id"] == "unlucky"
+            else {"status": 200, "body": {"balance_credits": 7, "plan": "pro"}}
+            for one in body
+        ]
+        return httpx.Response(200, json=answers)
+
+    link = ledger(answer)  # type: ignore[arg-type]  # httpx takes a coroutine, too
+    users = ["one", "two", "rich", "poor", "unlucky", "rich"]
+    found = await asyncio.gather(*(link.charge(JOB, user, 10, []) for user in users), return_exceptions=True)
+
+    assert len(asked) < len(users)
+    assert max(map(len, asked)) > 1
+    assert found[2] == found[5] == Charge(7, "pro")
+    assert isinstance(found[3], InsufficientCredits)
+    assert found[3].facts == {"needed_credits": 9}
+    assert isinstance(found[4], OutageError)
+
+
+async def test_a_ledger_that_knows_no_batch_is_asked_one_by_one() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/internal/charges/batch":
+            return httpx.Response(404, json={"code": "not_found", "detail": "no"})
+        return httpx.Response(200, json={"balance_credits": 7, "plan": "pro"})
+
+    link = ledger(answer)
+    found = await asyncio.gather(*(link.charge(JOB, f"user {number}", 10, []) for number in range(9)))
+
+    assert found == [Charge(7, "pro")] * 9
