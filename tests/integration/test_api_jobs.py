@@ -8,6 +8,7 @@ import api_world as api
 import pytest
 from api_world import World, open_world
 
+from pixorly import telemetry
 from pixorly_api.jobs import Jobs
 
 
@@ -294,3 +295,16 @@ async def test_the_timeline_tells_what_happened(world: World) -> None:
         "image.uploaded",
         "job.completed",
     ]
+
+
+async def test_what_shares_a_transaction_goes_on_in_the_trace_that_it_came_from(world: World) -> None:
+    jobs = [await world.created(1) for _ in range(6)]
+
+    async def follow(number: int) -> None:
+        with telemetry.continued({"traceparent": f"00-{number + 1:032x}-{1:016x}-01"}):
+            await world.jobs.follow(api.uploaded(jobs[number]))
+
+    await asyncio.gather(*(follow(number) for number in range(6)))
+
+    traces = {event.job_id: world.bus.traces[event.event_id] for event in await world.published()}
+    assert [int(traces[job.job_id].split("-")[1], 16) for job in jobs] == [1, 2, 3, 4, 5, 6]

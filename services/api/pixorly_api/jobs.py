@@ -4,7 +4,7 @@ Changes that arrive while a transaction is under way share the next one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Histogram
 
+from pixorly import telemetry
 from pixorly.db import Connection
 from pixorly.errors import PixorlyError
 from pixorly.events import (
@@ -54,11 +55,13 @@ class Change:
         job_id: The job.
         rule: The rule.
         attempt: The event that tells of an attempt, where one does; a repeated job.retrying changes nothing.
+        trace_context: Of whoever asks for it: changes of several traces share a transaction.
     """
 
     job_id: UUID
     rule: Rule
     attempt: JobStarted | JobRetrying | None = None
+    trace_context: dict[str, str] = field(default_factory=telemetry.carried)
 
 
 class Jobs:
@@ -142,17 +145,19 @@ class Jobs:
             if isinstance(answer, Step):
                 after[change.job_id] = answer.job
             answers.append(answer)
-        await self._write(transaction, before, after, answers)
+        await self._write(connection, before, after, answers)
+        for change, made in zip(changes, answers, strict=True):
+            if isinstance(made, Step):
+                transaction.append(*made.announced, trace_context=change.trace_context)
         return answers
 
     async def _write(
         self,
-        transaction: Transaction,
+        connection: Connection,
         before: dict[UUID, Job],
         after: dict[UUID, Job],
         answers: Iterable[Step | PixorlyError | None],
     ) -> None:
-        connection = transaction.connection
         changed = [job for job_id, job in after.items() if job != before[job_id]]
         slots = [
             (job.job_id, new)
@@ -173,7 +178,6 @@ class Jobs:
             if isinstance(event, ImageDeleted)
         }
         await store.add_deletions(connection, list(deletions.values()), self._delete_again_after_s)
-        transaction.append(*announced)
 
 
 def _try(change: Change, jobs: dict[UUID, Job], now: datetime) -> Step | PixorlyError:
