@@ -13,7 +13,9 @@ from pydantic import SecretStr
 from waiting import until
 
 from pixorly.settings import AmqpSettings
+from pixorly_api import lifecycle, store
 from pixorly_api.hints import Changed, Hints, read, written
+from pixorly_api.jobs import Jobs
 
 
 @pytest.fixture
@@ -159,6 +161,17 @@ async def test_a_change_is_heard_by_every_process(amqp_url: str) -> None:
             await asyncio.sleep(0.05)
         worker.announce(changes)
         await until(lambda: set(one) >= set(changes) <= set(two))
+
+
+async def test_what_the_rules_announce_can_be_written_down(world: World) -> None:
+    told: list[Changed] = []
+    jobs = Jobs(world.outbox, announce=told.extend)
+    job = await world.created(2)
+    await jobs.follow(api.uploaded(job, 0))
+    await world.sql("update jobs set deadline = now() - interval '1 s'")
+    assert await jobs.change_found(store.overdue, lifecycle.expire, 10) == 1
+
+    assert read(written(told)) == [Changed(job.job_id, "demo")] * 2
 
 
 async def test_without_rabbitmq_nobody_hears_and_nothing_fails() -> None:

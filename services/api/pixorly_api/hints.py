@@ -45,7 +45,8 @@ def nobody(_: Iterable[Changed]) -> None:
 
 def written(changes: Sequence[Changed]) -> bytes:
     """Return a hint's body: a JSON list of pairs of a job's id and its user's."""
-    return orjson.dumps([(change.job_id, change.user_id) for change in changes])
+    # PostgreSQL's driver has a UUID type of its own, which orjson does not know.
+    return orjson.dumps([(str(change.job_id), change.user_id) for change in changes])
 
 
 def read(body: bytes) -> list[Changed]:
