@@ -40,6 +40,9 @@ _HAND_BACK_AFTER_S: Final = 600.0
 """RabbitMQ takes a channel from a consumer that sits on a message for half an hour."""
 _REASSERT_S: Final = 30.0
 _START_AGAIN_S: Final = 1.0
+_LOOK_AGAIN_S: Final = 5.0
+_LINK_TRIES: Final = 3
+"""How often declaring may fail before the connection is made anew."""
 
 MESSAGES = Counter("pixorly_messages", "Messages by what became of them.", ["queue", "fate"])
 RETRIES = Counter("pixorly_retries", "Messages put on the ladder.", ["stage", "code"])
@@ -391,6 +394,7 @@ class Consumer:
         self._running = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
+        failures = 0
         while True:
             try:
                 with translated():
@@ -398,9 +402,19 @@ class Consumer:
                         await self._consume()
                     else:
                         await self._declare(self._broker)
+                failures = 0
             except OutageError as error:
+                failures += 1
                 _log.warning("rabbitmq is away", reason=error.message, detail=str(error.__cause__)[:200])
-            await asyncio.sleep(_REASSERT_S if self._broker else _START_AGAIN_S)
+            if failures >= _LINK_TRIES and self._broker is not None:
+                # A link that met a refusal while it restored itself is closed for good, and tells nobody.
+                broker, self._broker = self._broker, None
+                self._started.clear()
+                await stop(broker)
+            if self._broker is None:
+                await asyncio.sleep(_START_AGAIN_S)
+            else:
+                await asyncio.sleep(_LOOK_AGAIN_S if failures else _REASSERT_S)
 
     async def _consume(self) -> None:
         broker = make_broker(self._settings, self._name)
