@@ -9,8 +9,9 @@ from typing import Any
 import api_world as api
 import pytest
 from api_world import World, open_world
+from proxies import tcp_proxy
 from pydantic import SecretStr
-from waiting import until
+from waiting import by_way_of, until
 
 from pixorly.settings import AmqpSettings
 from pixorly_api import lifecycle, store
@@ -161,6 +162,20 @@ async def test_a_change_is_heard_by_every_process(amqp_url: str) -> None:
             await asyncio.sleep(0.05)
         worker.announce(changes)
         await until(lambda: set(one) >= set(changes) <= set(two))
+
+
+async def test_hints_come_again_after_the_link_was_cut(amqp_url: str) -> None:
+    heard: list[Changed] = []
+    async with tcp_proxy(amqp_url) as proxy, hints(by_way_of(proxy, amqp_url), heard) as end:
+        await until(end.come)
+        proxy.mode = "refuse"
+        proxy.cut()
+        await until(lambda: not end.come())
+        proxy.mode = "pass"
+        await until(end.come, within_s=60)
+        change = Changed(api.some_id(), "ada")
+        end.announce([change])
+        await until(lambda: change in heard)
 
 
 async def test_what_the_rules_announce_can_be_written_down(world: World) -> None:

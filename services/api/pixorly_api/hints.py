@@ -24,6 +24,8 @@ _MOST: Final = 500
 _BEAT_S: Final = 1.0
 _SILENT_S: Final = 3.0
 _AGAIN_S: Final = 1.0
+_LINK_TRIES: Final = 5
+"""How many heartbeats may get lost one after the other before the link is made anew."""
 _QUEUE_LIMIT: Final = 10_000
 
 
@@ -99,9 +101,10 @@ class Hints:
                 del self._pending[change]
             await self._publish(changes)
 
-    async def _publish(self, changes: Sequence[Changed]) -> None:
+    async def _publish(self, changes: Sequence[Changed]) -> bool:
+        """Send one message, and return whether RabbitMQ took it."""
         if self._broker is None:
-            return
+            return False
         with suppress(OutageError), translated():
             async with asyncio.timeout(self._settings.publish_timeout_s):
                 await self._broker.publish(
@@ -111,17 +114,29 @@ class Hints:
                     persist=False,
                     mandatory=False,
                 )
+            return True
+        return False
 
     async def _run(self, hear: Announce | None) -> None:
-        while self._broker is None:
+        while True:
             try:
                 with translated():
-                    self._broker = await self._connected(hear)
+                    broker = self._broker = await self._connected(hear)
             except OutageError as error:
                 _log.warning("hints wait", reason=error.message)
                 await asyncio.sleep(_AGAIN_S)
-        while hear:
-            await self._publish([])
+                continue
+            await self._beat(hears=hear is not None)
+            self._broker = None
+            await stop(broker)
+
+    async def _beat(self, *, hears: bool) -> None:
+        """Send heartbeats until they do not come through any more: a link can be dead for good and tell nobody."""
+        began, failures = time.monotonic(), 0
+        while failures < _LINK_TRIES:
+            sent = await self._publish([])
+            silent_s = time.monotonic() - max(self._heard_at, began)
+            failures = 0 if sent and not (hears and silent_s > _SILENT_S) else failures + 1
             await asyncio.sleep(_BEAT_S)
 
     async def _connected(self, hear: Announce | None) -> RabbitBroker:
