@@ -27,11 +27,12 @@ from pixorly_api.links import Cdn, CloudFront, Links, Presigned
 from pixorly_api.live import Watcher
 from pixorly_api.oidc import Issuer, Oidc
 from pixorly_api.parts import Parts
+from pixorly_api.pictures import Pictures
 from pixorly_api.plans import Plans
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
 from pixorly_api.provider_calls import HttpProviderCalls
 from pixorly_api.rates import Rates
-from pixorly_api.routes import account, admin, books, dead, generations, images, quotes, streams
+from pixorly_api.routes import account, admin, books, dead, generations, images, openai, quotes, streams
 from pixorly_api.settings import ApiSettings
 
 _VERSION: Final = "0.1.0"
@@ -62,7 +63,7 @@ def make_app(settings: ApiSettings, **more: Any) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         **more,
     )
-    for module in (generations, quotes, streams, images, account, admin, books, dead):
+    for module in (generations, quotes, streams, images, account, admin, books, dead, openai):
         app.include_router(module.router)
     app.add_middleware(Edge, body_max_bytes=settings.body_max_bytes)
     if settings.cors_origins:
@@ -182,6 +183,7 @@ def build(settings: ApiSettings) -> FastAPI:
                 rates=Rates(database, settings.requests_per_minute),
                 provider_calls=provider_calls,
                 inventory=StorageAudit(database, S3Blobs(settings), ledger),
+                pictures=Pictures(S3Blobs(settings), settings.openai_reads_at_once),
             )
             yield
 

@@ -97,7 +97,8 @@ class _Reply:
 
     async def problem(self, error: PixorlyError) -> None:
         """Answer with a problem body."""
-        await problems.respond(error, self._request_id)(self._scope, _nothing, self)
+        answer = problems.respond(error, self._request_id, path=self._scope["path"])
+        await answer(self._scope, _nothing, self)
 
     def count(self) -> None:
         """Name the span after the route, and count the request."""

@@ -25,6 +25,7 @@ from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import Ledger
 from pixorly_api.links import LEAST_S, MOST_S, Links, Terms
 from pixorly_api.live import Watcher
+from pixorly_api.pictures import Pictures
 from pixorly_api.plans import Plans
 from pixorly_api.provider_calls import ProviderCalls
 from pixorly_api.rates import Rates
@@ -53,6 +54,7 @@ class Parts:
     rates: Rates
     plans: Plans
     inventory: StorageAudit
+    pictures: Pictures
 
 
 async def _parts(request: Request) -> Parts:

@@ -12,6 +12,7 @@ from starlette.routing import Match
 
 from pixorly.errors import InvalidRequest, OutageError, PixorlyError, TransientError
 from pixorly.outcomes import OUTCOMES, outcome_of
+from pixorly_api import openai
 from pixorly_api.errors import BodyTooLarge, InternalFailure, MalformedBody, MethodNotAllowed, NotFound, Unauthorized
 from pixorly_api.schemas import Problem
 
@@ -39,25 +40,41 @@ def describe(error: PixorlyError, request_id: str) -> dict[str, Any]:
     if (param := facts.pop("param", None)) and "errors" not in facts:
         facts["errors"] = [{"field": param, "message": error.message}]
     facts.pop("retry_after_s", None)
+    return body_of(error.code, error.message, request_id, facts)
+
+
+def body_of(code: str, message: str, request_id: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the problem body for a code of the table of outcomes."""
+    outcome = outcome_of(code)
     return {
         **{name: value for name, value in facts.items() if value is not None},
         "type": f"urn:pixorly:error:{outcome.code}",
         "title": outcome.message,
         "status": outcome.status,
-        "detail": outcome.message if outcome.code == "internal_error" else error.message,
+        "detail": outcome.message if outcome.code == "internal_error" else message,
         "code": outcome.code,
         "request_id": request_id,
     }
 
 
-def respond(error: PixorlyError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the answer that an error becomes."""
-    body = describe(error, request_id)
-    more = {**(headers or {}), REQUEST_ID: request_id, "Cache-Control": "no-store"}
-    if body["status"] == OUTCOMES["unauthorized"].status:
-        more["WWW-Authenticate"] = 'Bearer realm="pixorly"'
+def respond(
+    error: PixorlyError, request_id: str, headers: Mapping[str, str] | None = None, *, path: str = ""
+) -> Response:
+    """Return the answer that an error becomes; `path` is what was called."""
+    more = dict(headers or {})
     if (retry_after_s := _retry_after_s(error)) is not None:
         more["Retry-After"] = str(max(1, round(retry_after_s)))
+    return answer(describe(error, request_id), path, more)
+
+
+def answer(body: dict[str, Any], path: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a problem body as an answer; where OpenAI's clients call, it is theirs as well."""
+    more = {**(headers or {}), REQUEST_ID: body["request_id"], "Cache-Control": "no-store"}
+    if path.startswith(openai.PREFIX):
+        more["x-should-retry"] = "true" if openai.worth_repeating(body) else "false"
+        body = openai.dressed(body)
+    if body["status"] == OUTCOMES["unauthorized"].status:
+        more["WWW-Authenticate"] = 'Bearer realm="pixorly"'
     return Response(orjson.dumps(body, default=str), body["status"], more, MEDIA_TYPE)
 
 
@@ -79,22 +96,22 @@ def answer_errors(app: FastAPI) -> None:
     async def ours(request: Request, error: PixorlyError) -> Response:
         if outcome_of(error.code).status >= OUTCOMES["internal_error"].status:
             _log.warning("a request failed", code=error.code, reason=error.message)
-        return respond(error, request_id_of(request))
+        return respond(error, request_id_of(request), path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return respond(refusal(error.errors()), request_id_of(request))
+        return respond(refusal(error.errors()), request_id_of(request), path=request.url.path)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         kind = _BY_STATUS.get(error.status_code, InternalFailure)
         headers = {"Allow": ", ".join(_allowed(request))} if kind is MethodNotAllowed else error.headers
-        return respond(kind(), request_id_of(request), headers)
+        return respond(kind(), request_id_of(request), headers, path=request.url.path)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         # The server logs it, where it goes on to.
-        return respond(InternalFailure(type(error).__name__), request_id_of(request))
+        return respond(InternalFailure(type(error).__name__), request_id_of(request), path=request.url.path)
 
 
 def _allowed(request: Request) -> list[str]:

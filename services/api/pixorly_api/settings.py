@@ -38,6 +38,13 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     stream_keepalive_s: float = Field(default=15, gt=0)
     quote_ttl_s: float = Field(default=600, gt=0, le=86_400)
     """How long a quoted price is kept to."""
+    openai_default_model: str | None = Field(default=None, max_length=128)
+    """What `/openai/v1` makes images with where a request names no model, or one of OpenAI's that is not on offer here;
+    the catalogue's first where nothing is said."""
+    openai_answer_max_bytes: int = Field(default=67_108_864, ge=0)
+    """How many bytes of images an answer of `/openai/v1` holds; what does not fit comes as a link."""
+    openai_reads_at_once: int = Field(default=8, ge=1)
+    """How many images a process reads from the bucket at once, for answers of `/openai/v1`."""
     stream_token_ttl_s: float = Field(default=300, gt=0, le=86_400)
     """How long a stream token opens streams."""
     cors_origins: Names = ()

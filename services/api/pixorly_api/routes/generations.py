@@ -68,7 +68,7 @@ async def create(
     order = replace(
         order,
         body_hash=body_hash(await request.json()),
-        key=_unquoted(idempotency_key),
+        key=unquoted(idempotency_key),
         at_once=await parts.plans.jobs_at_once(caller.user_id),
     )
     repeats = (x_stainless_retry_count or "0") not in {"", "0"}
@@ -90,7 +90,7 @@ async def _at_quoted_price(parts: Parts, order: Order, quote_id: UUID) -> Order:
 
 
 async def _answer(parts: Parts, response: Response, made: Created, prefer: str | None) -> CreatedGenerationOut:
-    record = await _settled_within(parts, made.record, _wait_s(prefer, parts.settings.wait_max_s))
+    record = await settled_within(parts, made.record, _wait_s(prefer, parts.settings.wait_max_s))
     response.status_code = 200 if record.job.settled else 202
     response.headers["Location"] = f"/v1/generations/{record.job.job_id}"
     if made.replayed:
@@ -140,7 +140,7 @@ def _models(catalogue: Catalogue, body: CreateGeneration) -> tuple[Model, tuple[
     return model, tuple(catalogue.find(model_id, param="fallback_models") for model_id in body.fallback_models)
 
 
-def _unquoted(key: str | None) -> str | None:
+def unquoted(key: str | None) -> str | None:
     """Return an idempotency key without the quotes that the header's draft standard asks for."""
     return key[1:-1] if key and key.startswith('"') else key
 
@@ -150,7 +150,7 @@ def _wait_s(prefer: str | None, most_s: float) -> float:
     return min(float(found[1]), most_s) if found else 0.0
 
 
-async def _settled_within(parts: Parts, record: Record, wait_s: float) -> Record:
+async def settled_within(parts: Parts, record: Record, wait_s: float) -> Record:
     """Return the job when it is settled, or as it is after `wait_s` seconds."""
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
@@ -158,11 +158,16 @@ async def _settled_within(parts: Parts, record: Record, wait_s: float) -> Record
         while not record.job.settled and not parts.watcher.stopping and (left_s := until - loop.time()) > 0:
             if not await watch.changed(record.version, left_s):
                 return record
-            try:
-                record = await read(parts, record.job.user_id, record.job.job_id)
-            except OutageError:
-                return record  # it is stored all the same
+            record = await reread(parts, record)
     return record
+
+
+async def reread(parts: Parts, record: Record) -> Record:
+    """Return a job as it is by now, or as it was where that can't be read: it is stored all the same."""
+    try:
+        return await read(parts, record.job.user_id, record.job.job_id)
+    except OutageError:
+        return record
 
 
 async def read(parts: Parts, user_id: str, job_id: UUID) -> Record:
@@ -264,7 +269,7 @@ async def retry(
     order = replace(
         _again(parts, failed),
         retry_of=generation_id,
-        key=_unquoted(idempotency_key),
+        key=unquoted(idempotency_key),
         at_once=await parts.plans.jobs_at_once(caller.user_id),
     )
     return await _answer(parts, response, await parts.creation.create(order), prefer)

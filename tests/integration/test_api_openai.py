@@ -1,0 +1,363 @@
+"""What OpenAI's clients call, with the stock client against a server on a port of its own."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+import api_world as api
+import httpx
+import openai
+import pytest
+import uvicorn
+from api_world import World, open_world
+from openai import AsyncOpenAI
+
+from pixorly.events import JobCreated
+
+pytestmark = pytest.mark.timeout(60)
+_PNG = b"\x89PNG of the tests"
+Step = Callable[[World, JobCreated], Awaitable[None]]
+
+
+@asynccontextmanager
+async def served(world: World) -> AsyncIterator[str]:
+    """Serve the api on a free port and yield its address."""
+    server = uvicorn.Server(uvicorn.Config(world.app, port=0, lifespan="off", log_config=None))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    async with open_world(database_url, stream_keepalive_s=0.3) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def client_of(world: World, url: str, **more: Any) -> AsyncIterator[AsyncOpenAI]:
+    """The stock client; nothing but its address and its key is changed."""
+    async with AsyncOpenAI(base_url=f"{url}/openai/v1", api_key=await world.key(), **more) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[AsyncOpenAI]:
+    async with served(world) as url, client_of(world, url) as opened:
+        yield opened
+
+
+async def first(world: World) -> JobCreated:
+    """Wait for the next job."""
+    while not (found := [event for event in world.bus.take() if isinstance(event, JobCreated)]):
+        await asyncio.sleep(0.01)
+    return found[0]
+
+
+async def draw(world: World, job: JobCreated) -> None:
+    """Have every image of a job made."""
+    for index in range(job.n):
+        event = api.uploaded(job, index)
+        await world.blobs.put(event.keys.original, _PNG, content_type="image/png")
+        await world.jobs.follow(event)
+
+
+def failing(code: str) -> Step:
+    """Return what has a job fail."""
+
+    async def fail(world: World, job: JobCreated) -> None:
+        await world.jobs.follow(api.failed(job, code=code))
+
+    return fail
+
+
+@asynccontextmanager
+async def meanwhile(world: World, step: Step = draw, after_s: float = 0) -> AsyncIterator[None]:
+    """Have something done to the next job."""
+
+    async def act() -> None:
+        job = await first(world)
+        await asyncio.sleep(after_s)
+        await step(world, job)
+
+    acting = asyncio.create_task(act())
+    try:
+        yield
+        await acting
+    finally:
+        acting.cancel()
+        with suppress(asyncio.CancelledError):
+            await acting
+
+
+def spent(world: World) -> list[int]:
+    """Return what was charged, job by job."""
+    return [charge["amount_credits"] for charge in world.ledger.charges.values()]
+
+
+async def test_the_stock_client_gets_its_images(world: World, client: AsyncOpenAI) -> None:
+    async with meanwhile(world):
+        made = await client.images.generate(
+            model="gpt-image-1", prompt="a lake", n=2, size="512x256", quality="high", user="u-1"
+        )
+
+    assert [base64.b64decode(image.b64_json or "") for image in made.data or ()] == [_PNG, _PNG]
+    assert (made.size, made.quality, made.output_format, made.background) == ("512x256", "high", "png", "auto")
+    assert made.usage is not None
+    assert made.usage.total_tokens == 0
+    assert getattr(made.usage, "credits") == 16  # noqa: B009 - a member of ours beside OpenAI's
+    assert spent(world) == [16]
+    job = await world.get(str(getattr(made, "job_id")))  # noqa: B009 - as above
+    assert (job["model"], job["metadata"]) == ("sandbox/aurora", {"user": "u-1"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "linked"),
+    [({"model": "dall-e-3"}, True), ({"model": "dall-e-3", "response_format": "b64_json"}, False), ({}, False),
+     ({"response_format": "url", "size": "auto", "quality": "auto"}, True)],
+)  # fmt: skip
+async def test_images_come_as_links_or_as_bytes(
+    world: World, client: AsyncOpenAI, asked: dict[str, Any], *, linked: bool
+) -> None:
+    async with meanwhile(world):
+        made = await client.images.generate(prompt="a lake", **asked)
+
+    assert made.data
+    (image,) = made.data
+    assert (image.url is not None, image.b64_json is None) == (linked, linked)
+    assert made.size == "1024x1024"
+
+
+async def test_what_is_too_large_for_an_answer_comes_as_a_link(database_url: str) -> None:
+    async with (
+        open_world(database_url, openai_answer_max_bytes=15) as world,
+        served(world) as url,
+        client_of(world, url) as client,
+        meanwhile(world),
+    ):
+        made = await client.images.generate(prompt="a lake", n=2)
+
+    assert [(image.b64_json is None, image.url is None) for image in made.data or ()] == [(False, True), (True, False)]
+
+
+async def test_a_long_answer_is_kept_alive(world: World, client: AsyncOpenAI) -> None:
+    # Nothing may be silent for a second, and nothing is repeated.
+    async with meanwhile(world, after_s=2.5):
+        made = await client.with_options(timeout=1.0, max_retries=0).images.generate(prompt="a lake")
+
+    assert made.data
+    assert len(spent(world)) == 1
+
+
+@asynccontextmanager
+async def impatient_proxy(url: str, idle_s: float) -> AsyncIterator[tuple[str, list[int]]]:
+    """Run a proxy that cuts a connection on which nothing comes back for a while; yield its address and its cuts."""
+    cuts: list[int] = []
+    far = httpx.URL(url)
+
+    async def send_on(reader: asyncio.StreamReader, far_writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                far_writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(far.host, far.port)
+        there = asyncio.create_task(send_on(reader, far_writer))
+        try:
+            while data := await asyncio.wait_for(far_reader.read(65_536), idle_s):
+                writer.write(data)
+        except TimeoutError:
+            cuts.append(1)
+        finally:
+            there.cancel()
+            writer.transport.abort()
+            far_writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", cuts
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(("keepalive_s", "is_cut"), [(0.2, False), (15, True)])
+async def test_a_proxy_that_cuts_idle_connections_costs_nothing(
+    database_url: str, keepalive_s: float, *, is_cut: bool
+) -> None:
+    async with (
+        open_world(database_url, stream_keepalive_s=keepalive_s) as world,
+        served(world) as url,
+        impatient_proxy(url, 1) as (front, cuts),
+        client_of(world, front) as client,
+        meanwhile(world, after_s=2),
+    ):
+        made = await client.images.generate(prompt="a lake")
+
+    assert made.data
+    assert bool(cuts) == is_cut
+    assert spent(world) == [5]
+
+
+async def test_time_outs_and_repeats_are_charged_once(database_url: str) -> None:
+    async with (
+        open_world(database_url, stream_keepalive_s=15) as world,
+        served(world) as url,
+        client_of(world, url, timeout=0.7) as client,
+        meanwhile(world, after_s=1.5),
+    ):
+        answer = await client.images.with_raw_response.generate(prompt="a lake")
+
+    assert answer.retries_taken > 0
+    assert answer.headers["idempotent-replayed"] == "true"
+    assert spent(world) == [5]
+
+
+@pytest.mark.parametrize("after_s", [0, 1])
+@pytest.mark.parametrize(
+    ("code", "error", "their_code"),
+    [("content_rejected", openai.BadRequestError, "moderation_blocked"),
+     ("provider_unavailable", openai.InternalServerError, "provider_unavailable"),
+     ("deadline_exceeded", openai.InternalServerError, "deadline_exceeded")],
+)  # fmt: skip
+async def test_a_job_that_fails_is_an_error_also_where_the_answer_was_begun(
+    world: World,
+    client: AsyncOpenAI,
+    *,
+    code: str,
+    error: type[openai.APIStatusError],
+    their_code: str,
+    after_s: float,
+) -> None:
+    async with meanwhile(world, failing(code), after_s):
+        with pytest.raises(error) as caught:
+            await client.images.generate(prompt="a lake")
+
+    assert caught.value.code == their_code
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert caught.value.response.headers["x-request-id"] == caught.value.request_id
+    assert len(spent(world)) == 1
+
+
+async def test_a_stream_tells_of_each_image_as_it_is_stored(world: World, client: AsyncOpenAI) -> None:
+    async with meanwhile(world, after_s=0.5):
+        stream = await client.images.generate(prompt="a lake", n=2, stream=True)
+        events = [event async for event in stream]
+
+    assert [event.type for event in events] == ["image_generation.completed"] * 2
+    assert [base64.b64decode(event.b64_json) for event in events] == [_PNG, _PNG]
+    assert {event.size for event in events} == {"1024x1024"}
+
+
+async def test_a_stream_of_a_job_that_fails_raises(world: World, client: AsyncOpenAI) -> None:
+    async with meanwhile(world, failing("content_rejected")):
+        stream = await client.images.generate(prompt="a lake", stream=True)
+        with pytest.raises(openai.APIError) as caught:
+            _ = [event async for event in stream]
+
+    assert caught.value.code == "moderation_blocked"
+
+
+async def test_the_job_can_be_had_at_once(world: World, client: AsyncOpenAI) -> None:
+    made = await client.images.generate(prompt="a lake", extra_headers={"Prefer": "respond-async"})
+
+    assert made.data is None
+    job = await world.get(UUID(str(getattr(made, "id"))))  # noqa: B009 - a member of ours beside OpenAI's
+    assert job["status"] == "pending"
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "code", "param"),
+    [({"size": "big"}, openai.BadRequestError, "invalid_value", "size"),
+     ({"size": "8x8"}, openai.BadRequestError, "invalid_value", "size"),
+     ({"size": "99999x99999"}, openai.BadRequestError, "invalid_value", "size"),
+     ({"quality": "max"}, openai.BadRequestError, "invalid_value", "quality"),
+     ({"n": 11}, openai.BadRequestError, "invalid_value", "n"),
+     ({"prompt": ""}, openai.BadRequestError, "invalid_value", "prompt"),
+     ({"extra_body": {"frame_count": 3}}, openai.BadRequestError, "unknown_parameter", "frame_count"),
+     ({"model": "nobody/nothing"}, openai.NotFoundError, "model_not_found", "model")],
+)  # fmt: skip
+async def test_refusals_are_openais_own(
+    world: World,
+    client: AsyncOpenAI,
+    *,
+    asked: dict[str, Any],
+    error: type[openai.APIStatusError],
+    code: str,
+    param: str,
+) -> None:
+    with pytest.raises(error) as caught:
+        await client.images.generate(**{"prompt": "a lake", **asked})
+
+    assert (caught.value.code, caught.value.param) == (code, param)
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
+    assert not spent(world)
+
+
+async def test_without_credits_or_a_key_there_is_nothing(world: World, client: AsyncOpenAI) -> None:
+    world.ledger.balances["demo"] = 4
+    with pytest.raises(openai.RateLimitError) as caught:
+        await client.images.generate(prompt="a lake")
+    assert (caught.value.code, caught.value.type) == ("insufficient_quota", "insufficient_quota")
+    assert world.ledger.calls == ["charge"]
+
+    with pytest.raises(openai.AuthenticationError) as refused:
+        await client.with_options(api_key="px_live_none").images.generate(prompt="a lake")
+    assert refused.value.code == "invalid_api_key"
+
+
+async def test_the_first_call_with_a_key_is_waited_for(world: World, client: AsyncOpenAI) -> None:
+    async def slowly() -> None:
+        await asyncio.sleep(1)
+
+    world.ledger.meanwhile_before = slowly
+    async with meanwhile(world):
+        both = await asyncio.gather(
+            *(client.images.generate(prompt="a lake", extra_headers={"Idempotency-Key": "k"}) for _ in range(2))
+        )
+
+    assert len({getattr(made, "job_id") for made in both}) == 1  # noqa: B009 - a member of ours beside OpenAI's
+    assert spent(world) == [5]
+
+
+async def test_a_process_that_stops_sends_its_clients_elsewhere(world: World) -> None:
+    world.app.state.parts.watcher.stop()
+    answer = await world.call("POST", "/openai/v1/images/generations", json={"prompt": "a lake"})
+
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (503, "true")
+    streamed = await world.call("POST", "/openai/v1/images/generations", json={"prompt": "a lake", "stream": True})
+    told = json.loads(streamed.text.rpartition("data: ")[2])
+    assert told["error"]["code"] == "service_unavailable"
+
+
+async def test_models_are_listed_and_read(world: World, client: AsyncOpenAI) -> None:
+    models = [model.id async for model in client.models.list()]
+
+    assert "sandbox/aurora" in models
+    assert (await client.models.retrieve("sandbox/aurora")).owned_by == "sandbox"
+    assert (await client.models.retrieve("gpt-image-1")).id == "gpt-image-1"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("nobody/nothing")
+
+
+async def test_names_of_openais_mean_its_models_where_they_are_on_offer(database_url: str) -> None:
+    async with open_world(database_url, openai_default_model="sandbox/mosaic") as world:
+        asked = {"gpt-image-2": "openai/gpt-image-2", "dall-e-3": "sandbox/mosaic", None: "sandbox/mosaic"}
+        for name, meant in asked.items():
+            answer = await world.call(
+                "POST",
+                "/openai/v1/images/generations",
+                json={"prompt": "a lake", "model": name},
+                headers={"Prefer": "respond-async"},
+            )
+            assert (answer.status_code, answer.json()["model"]) == (202, meant), answer.text
