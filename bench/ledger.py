@@ -10,6 +10,7 @@ each of which both ways are measured in turn.
 one at a time   each charge is a transaction of its own, as many at once as there are connections (10)
 grouped         what the ledger does: charges that wait share the next transaction
 nothing         an endpoint of the same server that does nothing
+as the api      callers of the api's own client, which sends what waits in one request
 """
 
 import argparse
@@ -38,11 +39,13 @@ import orjson
 import uvloop
 from fastapi import FastAPI, Response
 from http_load import post, rate
+from pydantic import SecretStr
 
 from pixorly import service
 from pixorly.db import Database, migrate
 from pixorly.ids import new_id
-from pixorly.settings import ProcessSettings
+from pixorly.settings import LedgerClientSettings, ProcessSettings
+from pixorly_api.ledger import HttpLedger
 from pixorly_ledger import app as ledger_app
 from pixorly_ledger.audit import Audit
 from pixorly_ledger.credits import ChargeRequest, Credits
@@ -251,17 +254,28 @@ def request(path: str, users: Iterator[str]) -> bytes:
     return post(path, orjson.dumps(body), TOKEN)
 
 
-async def over_http(server_url: str, effort: Effort) -> list[dict[str, Any]]:
-    lines = []
+async def over_http(server_url: str, effort: Effort) -> dict[str, list[dict[str, Any]]]:
+    """Compare charges with nothing: as the api makes them, and each in a request of its own."""
+    lines: dict[str, list[dict[str, Any]]] = {"http": [], "http_each": []}
     async with server(await make_ledger(server_url, "over_http")) as url:
+        api = HttpLedger(LedgerClientSettings(ledger_url=url, service_token=SecretStr(TOKEN)))
+
+        async def charge(asked: ChargeRequest) -> object:
+            return await api.charge(asked.job_id, asked.user_id, asked.amount_credits, asked.images)
+
         for accounts, users in WAYS.items():
             for at_once in effort.at_once:
-                named = users()
-                measure = partial(rate, url, at_once=at_once, seconds=effort.seconds)
-                nothing, charges = (partial(request, path, named) for path in ("/nothing", "/internal/charges"))
-                found = await compared(effort, partial(measure, nothing), partial(measure, charges))
-                lines.append({"accounts": accounts, "at_once": at_once, **found})
-                progress(f"over HTTP, {accounts}, {at_once} at once: {found['ratio']}")
+                named, effects = users(), {"at_once": at_once, "seconds": effort.seconds}
+                nothing, each = (
+                    partial(rate, url, partial(request, path, named), **effects)
+                    for path in ("/nothing", "/internal/charges")
+                )
+                ways = {"http": partial(charge_rate, charge, named, **effects), "http_each": each}
+                for name, way in ways.items():
+                    found = await compared(effort, nothing, way)
+                    lines[name].append({"accounts": accounts, "at_once": at_once, **found})
+                    progress(f"over HTTP, {name}, {accounts}, {at_once} at once: {found['ratio']}")
+        await api.close()
     return lines
 
 
@@ -307,7 +321,14 @@ def table(title: str, base: str, way: str, lines: list[dict[str, Any]]) -> None:
 TARGETS = [
     ("in_process", "one hot account", 64, 10.0, "in process, one hot account, 64 at once, grouped over one at a time"),
     ("in_process", "one hot account", 1, 0.9, "the same, one after the other"),
-    ("http", "one hot account", 64, 0.7, "over HTTP, one hot account, 64 at once, over an endpoint that does nothing"),
+    (
+        "http",
+        "one hot account",
+        64,
+        0.7,
+        "over HTTP as the api charges, 64 at once, over an endpoint of nothing",
+    ),
+    ("http_each", "one hot account", 64, 0.7, "the same, each charge in a request of its own"),
     ("growth", "one hot account", 64, 0.9, "a large ledger over one of 1,000 transfers, 64 at once"),
 ]
 AUDIT_WITHIN_S = 30
@@ -336,8 +357,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                 results["in_process"] = await in_process(url, effort)
                 table("In process", "one at a time", "grouped", results["in_process"])
             if "http" in options.parts:
-                results["http"] = await over_http(url, effort)
-                table("Over HTTP", "nothing", "charges", results["http"])
+                results |= await over_http(url, effort)
+                table("Over HTTP, as the api charges", "nothing", "charges", results["http"])
+                table("Over HTTP, each in a request of its own", "nothing", "charges", results["http_each"])
             if {"growth", "audit"} & set(options.parts):
                 results["growth"], large = await growth(url, effort, options.transfers)
                 table("Growth", "1,000 transfers", f"{options.transfers:,}", results["growth"])
