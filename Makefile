@@ -26,8 +26,8 @@ down: setup ## Stop what `pixorly up --detach` started
 	@$(PIXORLY) down
 
 .PHONY: test
-test: setup ## Run all tests, on real servers of their own
-	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m "not long"
+test: setup ## Run all tests, on real servers of their own (WORKERS=3 side by side: many of them wait)
+	@$(PYTEST) -n $(WORKERS) --dist loadfile -m "not long"
 
 .PHONY: chaos
 chaos: setup ## Run the faults, the long ones too: every process killed at every step, every part away

@@ -209,7 +209,10 @@ def test_the_demo_uses_the_stack_that_runs_and_leaves_it_running(stack: Stack, t
         assert said in done.stdout
 
 
-@pytest.mark.parametrize("sig", [None, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sig",
+    [pytest.param(None, marks=pytest.mark.long), pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM],
+)
 def test_the_demo_stops_what_it_started(tmp_path: Path, sig: signal.Signals | None) -> None:
     own = Stack(tmp_path / ".pixorly")
     environment = {**os.environ, "PIXORLY_DIR": str(own.folder)}

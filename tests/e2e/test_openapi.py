@@ -13,7 +13,7 @@ from stack import Stack
 from pixorly_api.app import make_app
 
 pytestmark = pytest.mark.timeout(300)
-_EXAMPLES: Final = 8
+_EXAMPLES: Final = 5
 _WITHOUT_END: Final = "/v1/events"
 _CHECKS: Final = [
     schemathesis.checks.not_a_server_error,
