@@ -4,6 +4,7 @@
 PIXORLY := .venv/bin/pixorly
 PYTEST := .venv/bin/pytest
 SOURCES := libs services tests/fixtures tests/chaos
+WORKERS ?= 3
 
 .PHONY: help
 help: ## List the targets
