@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
@@ -81,10 +81,6 @@ class Order:
         if self.quoted_credits is not None:
             return self.quoted_credits
         return self.model.credits_per_image(self.params.quality)
-
-    def repeated(self) -> "Order":
-        """Return the order as one that the client says it has sent before."""
-        return replace(self, repeats=True)
 
 
 @dataclass(frozen=True, slots=True)

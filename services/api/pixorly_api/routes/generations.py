@@ -69,11 +69,10 @@ async def create(
         order,
         body_hash=body_hash(await request.json()),
         key=unquoted(idempotency_key),
+        repeats=repeats(x_stainless_retry_count),
         at_once=await parts.plans.jobs_at_once(caller.user_id),
     )
-    repeats = (x_stainless_retry_count or "0") not in {"", "0"}
-    made = await parts.creation.create(order if not repeats else order.repeated())
-    return await _answer(parts, response, made, prefer)
+    return await _answer(parts, response, await parts.creation.create(order), prefer)
 
 
 async def _at_quoted_price(parts: Parts, order: Order, quote_id: UUID) -> Order:
@@ -143,6 +142,11 @@ def _models(catalogue: Catalogue, body: CreateGeneration) -> tuple[Model, tuple[
 def unquoted(key: str | None) -> str | None:
     """Return an idempotency key without the quotes that the header's draft standard asks for."""
     return key[1:-1] if key and key.startswith('"') else key
+
+
+def repeats(retry_count: str | None) -> bool:
+    """Tell whether an OpenAI client says with `x-stainless-retry-count` that it sent this request before."""
+    return (retry_count or "0") != "0"
 
 
 def _wait_s(prefer: str | None, most_s: float) -> float:

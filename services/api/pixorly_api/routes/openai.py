@@ -25,7 +25,8 @@ from pixorly_api.errors import IdempotencyInProgress
 from pixorly_api.openai import ImageData, ImagesRequest, ImagesResponse, OpenAIModel, OpenAIModelList
 from pixorly_api.parts import Maker, P, Parts, Reader
 from pixorly_api.problems import documented
-from pixorly_api.routes.generations import IdempotencyKey, ordered, reread, settled_within, unquoted
+from pixorly_api.routes.generations import IdempotencyKey, ordered, repeats, reread, settled_within, unquoted
+from pixorly_api.routes.streams import HEADERS, STILL_HERE
 from pixorly_api.schemas import CreatedGenerationOut
 from pixorly_api.store import Image, Record
 
@@ -34,8 +35,6 @@ router = APIRouter(prefix="/openai/v1", tags=["openai"], route_class=JsonRoute)
 _IN_PROGRESS_S: Final = 30
 """How long a repeat waits for the first request to make its job: longer than a claim lasts."""
 _LOOK_AGAIN_S: Final = 0.25
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-_STILL_HERE: Final = b": still here\n\n"
 
 
 class _UnfinishedError(Exception):
@@ -83,7 +82,7 @@ async def generate(
         ordered(parts, caller.user_id, openai.order_of(body, model)),
         body_hash=body_hash({"openai": await request.json()}),
         key=unquoted(idempotency_key),
-        repeats=(x_stainless_retry_count or "0") not in {"", "0"},
+        repeats=repeats(x_stainless_retry_count),
         at_once=await parts.plans.jobs_at_once(caller.user_id),
     )
     made = await _made(parts, order)
@@ -96,7 +95,7 @@ async def generate(
     if body.stream:
         return StreamingResponse(
             _events(parts, body, made.record, problems.request_id_of(request)),
-            headers={**headers, **_HEADERS},
+            headers={**headers, **HEADERS},
             media_type="text/event-stream",
         )
     return await _answer(parts, body, made.record, request, headers)
@@ -130,7 +129,7 @@ async def _answer(
         return Response(await _shown(parts, body, record), 200, headers, "application/json")
     if parts.watcher.stopping:
         raise _stopping()
-    return _Kept(_kept(parts, body, record), 200, {**headers, **_HEADERS}, "application/json")
+    return _Kept(_kept(parts, body, record), 200, {**headers, **HEADERS}, "application/json")
 
 
 def _stopping() -> OutageError:
@@ -189,7 +188,7 @@ async def _data(parts: Parts, body: ImagesRequest, found: tuple[Image, ...]) -> 
 
 async def _events(parts: Parts, body: ImagesRequest, record: Record, request_id: str) -> AsyncIterator[bytes]:
     """Yield an event for each image as it is stored; an error where there is none in the end."""
-    yield _STILL_HERE
+    yield STILL_HERE
     try:
         async for event in _progress(parts, body, record, request_id):
             yield event
@@ -208,7 +207,7 @@ async def _progress(parts: Parts, body: ImagesRequest, record: Record, request_i
             if record.job.settled or parts.watcher.stopping:
                 break
             if not await watch.changed(record.version, parts.settings.stream_keepalive_s):
-                yield _STILL_HERE
+                yield STILL_HERE
             record = await reread(parts, record)
     if not record.job.settled:
         raise _stopping()

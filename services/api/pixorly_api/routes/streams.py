@@ -23,14 +23,16 @@ from pixorly_api.store import Record
 
 router = APIRouter(prefix="/v1", tags=["streams"], route_class=JsonRoute)
 
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Of an answer that comes bit by bit: nobody on its way may hold it back."""
 _OVERLAP: Final = timedelta(seconds=30)
 """A job's end is written with the time its transaction began at, and may be seen this much later."""
 _FARTHEST: Final = timedelta(days=1)
 _LIVES_LONGER: Final = timedelta(hours=1)
 """By how much a job may outlive its deadline while a part is away."""
 _MOST_JOBS: Final = 1000
-_STILL_HERE: Final = b": still here\n\n"
+STILL_HERE: Final = b": still here\n\n"
+"""A comment, which says nothing and keeps a quiet stream open."""
 
 
 @router.get(
@@ -48,7 +50,7 @@ async def of_one(parts: P, caller: Listener, generation_id: JobId) -> StreamingR
     stream without `settled`.
     """
     record = await read(parts, caller.user_id, generation_id)
-    return StreamingResponse(_job_events(parts, record), media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(_job_events(parts, record), media_type="text/event-stream", headers=HEADERS)
 
 
 async def _job_events(parts: Parts, record: Record) -> AsyncIterator[bytes]:
@@ -57,7 +59,7 @@ async def _job_events(parts: Parts, record: Record) -> AsyncIterator[bytes]:
     with parts.watcher.job(record.job.job_id) as watch:
         while not record.job.settled:
             if not await watch.changed(record.version, parts.settings.stream_keepalive_s):
-                yield _STILL_HERE
+                yield STILL_HERE
                 continue
             if parts.watcher.stopping:
                 return  # to come back, to another process, is what clients of such streams do
@@ -92,7 +94,7 @@ async def of_all(
     """
     told_until = datetime.fromtimestamp(int(last_event_id) / 1e6, UTC) if last_event_id else None
     news = _News(parts, caller.user_id, told_until)
-    return StreamingResponse(news.events(), media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(news.events(), media_type="text/event-stream", headers=HEADERS)
 
 
 @dataclass(slots=True)
@@ -113,7 +115,7 @@ class _News:
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield events until the process is told to stop."""
-        yield _STILL_HERE
+        yield STILL_HERE
         first = True
         with self.parts.watcher.user(self.user_id) as watch:
             while not self.parts.watcher.stopping:
@@ -128,7 +130,7 @@ class _News:
                     yield await _event(self.parts, name, record, event_id)
                 first = False
                 if not found:
-                    yield _STILL_HERE
+                    yield STILL_HERE
 
     async def _look(self, watch: UserWatch) -> tuple[list[Record], int]:
         """Return what is new, the oldest job first, and the id of an event that tells of it."""
