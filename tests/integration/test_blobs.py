@@ -183,7 +183,7 @@ async def test_a_server_that_never_answers_meets_our_deadline(name: str) -> None
     took_s = time.monotonic() - began
 
     assert error.value.part == "s3"
-    assert took_s < 2
+    assert took_s < 10
 
 
 @pytest.mark.parametrize("name", CALLS)

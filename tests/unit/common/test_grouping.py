@@ -67,7 +67,7 @@ async def test_a_call_right_after_another_is_answered_even_where_nothing_ever_wa
 
     grouper = Grouper(at_once)
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         assert [await grouper(item) for item in range(100)] == list(range(100))
 
 

@@ -61,8 +61,8 @@ async def test_who_gives_up_waiting_blocks_nobody() -> None:
         large.cancel()
         with pytest.raises(asyncio.CancelledError):
             await large
-        await asyncio.wait_for(small, 1)
-    await asyncio.wait_for(_hold(budget, 10), 1)
+        await asyncio.wait_for(small, 10)
+    await asyncio.wait_for(_hold(budget, 10), 10)
 
 
 async def test_who_is_canceled_in_the_moment_of_his_turn_gives_it_on() -> None:
@@ -71,8 +71,8 @@ async def test_who_is_canceled_in_the_moment_of_his_turn_gives_it_on() -> None:
         first, second = (asyncio.create_task(_hold(budget, 10)) for _ in range(2))
         await asyncio.sleep(0)
     first.cancel()
-    await asyncio.wait_for(second, 1)
-    await asyncio.wait_for(_hold(budget, 10), 1)
+    await asyncio.wait_for(second, 10)
+    await asyncio.wait_for(_hold(budget, 10), 10)
 
 
 async def test_the_event_loop_goes_on_while_images_are_decoded() -> None:
