@@ -1,0 +1,152 @@
+"""Images as clients see them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from pixorly.db import Connection
+from pixorly.events import StoredKeys, Visibility
+from pixorly.keys import is_public
+
+_IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, visibility, original_key, thumbnail_keys, bytes,
+    thumbnail_bytes, width, height, content_type, sha256, thumbhash, created_at"""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the bucket.
+
+    Attributes:
+        visibility: Who is to read it; it lies accordingly, or is on its way.
+    """
+
+    image_id: UUID
+    user_id: str
+    job_id: UUID
+    index: int
+    model: str
+    visibility: Visibility
+    original_key: str
+    thumbnail_keys: dict[str, str]
+    bytes: int
+    thumbnail_bytes: int
+    width: int
+    height: int
+    content_type: str
+    sha256: str
+    thumbhash: str
+    created_at: datetime
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return every key."""
+        return (self.original_key, *self.thumbnail_keys.values())
+
+    @property
+    def place(self) -> StoredKeys:
+        """Where it lies."""
+        return StoredKeys(original=self.original_key, thumbnails=self.thumbnail_keys)
+
+    @property
+    def moving(self) -> bool:
+        """Whether it is on its way to where its visibility wants it."""
+        return is_public(self.original_key) != (self.visibility == "public")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFilters:
+    """Which images of a user to list; None leaves a thing open."""
+
+    job_id: UUID | None = None
+    model: str | None = None
+    visibility: Visibility | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+async def images_of(connection: Connection, job_ids: Sequence[UUID]) -> list[Image]:
+    """Return the images of jobs, but for the deleted, in the order of their slots."""
+    rows = await connection.fetch(
+        f"""select {_IMAGE_COLUMNS} from images
+            where job_id = any($1::uuid[]) and deleted_at is null order by job_id, index""",  # noqa: S608 - constants
+        job_ids,
+    )
+    return [Image(**row) for row in rows]
+
+
+async def image(connection: Connection, user_id: str, image_id: UUID) -> Image | None:
+    """Return a user's image."""
+    row = await connection.fetchrow(
+        f"""select {_IMAGE_COLUMNS} from images
+            where image_id = $1 and user_id = $2 and deleted_at is null""",  # noqa: S608 - constants
+        image_id,
+        user_id,
+    )
+    return Image(**row) if row else None
+
+
+async def list_images(
+    connection: Connection, user_id: str, filters: ImageFilters, before: UUID | None, limit: int
+) -> list[Image]:
+    """Return a user's newest images before the image `before`."""
+    rows = await connection.fetch(
+        f"""select {_IMAGE_COLUMNS} from images
+            where user_id = $1 and deleted_at is null and ($2::uuid is null or image_id < $2)
+              and ($3::uuid is null or job_id = $3) and ($4::text is null or model = $4)
+              and ($5::text is null or visibility = $5) and ($6::timestamptz is null or created_at > $6)
+              and ($7::timestamptz is null or created_at < $7)
+            order by image_id desc limit $8""",  # noqa: S608 - constants
+        user_id,
+        before,
+        filters.job_id,
+        filters.model,
+        filters.visibility,
+        filters.created_after,
+        filters.created_before,
+        limit,
+    )
+    return [Image(**row) for row in rows]
+
+
+async def bury_images(connection: Connection, user_id: str, image_ids: Sequence[UUID]) -> list[Image]:
+    """Mark a user's images as deleted, and return those that were not so before, in the order of their ids."""
+    rows = await connection.fetch(
+        f"""update images set deleted_at = now()
+            where image_id in (
+                select image_id from images
+                where image_id = any($1::uuid[]) and user_id = $2 and deleted_at is null
+                order by image_id for update)
+            returning {_IMAGE_COLUMNS}""",  # noqa: S608 - constants
+        image_ids,
+        user_id,
+    )
+    return sorted((Image(**row) for row in rows), key=lambda image: image.image_id)
+
+
+async def deleted_ones(connection: Connection, user_id: str, image_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of these images a user had and deleted."""
+    rows = await connection.fetch(
+        "select image_id from images where image_id = any($1::uuid[]) and user_id = $2 and deleted_at is not null",
+        image_ids,
+        user_id,
+    )
+    return {row["image_id"] for row in rows}
+
+
+async def lock_image(connection: Connection, image_id: UUID, user_id: str | None = None) -> Image | None:
+    """Lock an image that is not deleted and return it; a user's only, where one is named."""
+    row = await connection.fetchrow(
+        f"""select {_IMAGE_COLUMNS} from images
+            where image_id = $1 and ($2::text is null or user_id = $2) and deleted_at is null
+            for update""",  # noqa: S608 - constants
+        image_id,
+        user_id,
+    )
+    return Image(**row) if row else None
+
+
+async def set_visibility(connection: Connection, image_id: UUID, visibility: Visibility) -> None:
+    """Note who is to read an image."""
+    await connection.execute("update images set visibility = $2 where image_id = $1", image_id, visibility)
