@@ -1,18 +1,21 @@
 """Write the files that follow from the code, or with `--check` say which of them no longer do.
 
 They are `.env.example` (from the settings classes), `docs/events.md` (from the events and the topology),
-`docs/outcomes.md` and `docs/errors.md` (from the table of outcomes).
+`docs/outcomes.md` and `docs/errors.md` (from the table of outcomes), `docs/metrics.md` (from the metrics).
 """
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import AliasChoices, BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from pixorly.events import EVENTS, Event
+from pixorly.metrics import ALL, LABELS, Described
 from pixorly.outcomes import OUTCOMES, Outcome
 from pixorly.settings import AmqpSettings, LedgerClientSettings, ProcessSettings, Settings, StorageSettings
 from pixorly.topology import PUBLISHES, QUEUES
@@ -196,11 +199,66 @@ def errors_doc() -> str:
     return "\n".join([*head, *rows, *more])
 
 
+PROCESSES = {
+    "api": "pixorly_api.app",
+    "api-worker": "pixorly_api.worker",
+    "generator": "pixorly_generator.worker",
+    "uploader": "pixorly_uploader.worker",
+    "ledger": "pixorly_ledger.app",
+}
+
+
+def makers() -> dict[str, str]:
+    """Return the module that makes each metric, by the metric's name without `_total`."""
+    for module in PROCESSES.values():
+        importlib.import_module(module)
+    found: dict[str, str] = {}
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("pixorly"):
+            for value in vars(module).values():
+                if isinstance(value, MetricWrapperBase):
+                    found.setdefault(next(iter(value.describe())).name, name)
+    return found
+
+
+def metric_row(metric: Described) -> str:
+    """Return a table row for one metric."""
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |"
+
+
+def metrics_doc() -> str:
+    """Return `docs/metrics.md`."""
+    made_by = makers()
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from the code by `make generated`. Every process serves Prometheus' text at `/metrics`, and sends",
+        "the same over OTLP where that is set; [observability.md](observability.md) says how to look at them.",
+        "",
+        "A name ends with its unit. A histogram also has `_bucket`, `_sum` and `_count`.",
+        "",
+    ]
+    packages = {"pixorly": "Every process that does such a thing"} | {
+        f"pixorly_{name}": name for name in ("api", "generator", "uploader", "ledger")
+    }
+    for package, title in packages.items():
+        rows = [
+            metric_row(metric)
+            for name, metric in sorted(ALL.items())
+            if made_by[name.removesuffix("_total")].partition(".")[0] == package
+        ]
+        lines += [f"## {title}", "", "| name | kind | labels | meaning |", "|---|---|---|---|", *rows, ""]
+    lines += ["## Labels", "", "| label | values |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{label}` | {words} |" for label, words in sorted(LABELS.items())), ""])
+
+
 FILES: dict[str, Callable[[], str]] = {
     ".env.example": env_example,
     "docs/events.md": events_doc,
     "docs/errors.md": errors_doc,
     "docs/outcomes.md": outcomes_doc,
+    "docs/metrics.md": metrics_doc,
 }
 
 

@@ -22,6 +22,7 @@ from obstore.store import S3Store
 from pydantic import SecretStr
 from typing_extensions import override
 
+from pixorly import metrics
 from pixorly.errors import OutageError, StagedBytesMissing, StorageUnavailable
 from pixorly.settings import StorageSettings
 
@@ -33,6 +34,9 @@ _MULTIPART_FROM_BYTES: Final = 16 << 20
 """From here on in several parts at once; below, one request is cheaper and as fast."""
 _PART_BYTES: Final = 8 << 20
 _LAST_BREATH_S: Final = 0.05
+
+SECONDS = metrics.histogram("pixorly_object_seconds", "How long calls to the object store took.", "operation", "result")
+BYTES = metrics.counter("pixorly_object_bytes", "Bytes that went to the object store or came from it.", "operation")
 
 
 @dataclass(frozen=True, slots=True)

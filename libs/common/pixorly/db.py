@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
+from pixorly import metrics
 from pixorly.errors import OutageError
 
 Connection = asyncpg.Connection | PoolConnectionProxy
@@ -31,6 +32,8 @@ _AWAY: Final = (
     asyncpg.InternalClientError,  # the protocol was cut in mid-message
 )
 _MIGRATION_LOCK: Final = 0x7069786F
+
+CONNECTIONS = metrics.gauge("pixorly_database_connections", "Connections to PostgreSQL.", "state")
 
 
 @contextmanager

@@ -18,10 +18,9 @@ from faststream import AckPolicy
 from faststream.exceptions import NackMessage
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitMessage, RabbitQueue
 from opentelemetry import trace
-from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
-from pixorly import telemetry
+from pixorly import metrics, telemetry
 from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, span_attributes, stop, translated
 from pixorly.errors import OutageError, PixorlyError, ServerError, TransientError, UserError
 from pixorly.events import EVENTS, Event, JobRetrying, Stage
@@ -44,10 +43,22 @@ _LOOK_AGAIN_S: Final = 5.0
 _LINK_TRIES: Final = 3
 """How often declaring may fail before the connection is made anew."""
 
-MESSAGES = Counter("pixorly_messages", "Messages by what became of them.", ["queue", "fate"])
-RETRIES = Counter("pixorly_retries", "Messages put on the ladder.", ["stage", "code"])
-DEAD = Counter("pixorly_dead_letters", "Messages put aside for a person.", ["queue", "reason"])
-WAITING = Gauge("pixorly_messages_waiting", "Messages that wait for a part that is away.", ["queue", "part"])
+MESSAGES = metrics.counter("pixorly_messages", "Messages by what became of them.", "queue", "fate")
+SECONDS = metrics.histogram(
+    "pixorly_message_seconds", "How long messages were in hand.", "queue", buckets=metrics.LONG_S
+)
+AGE_SECONDS = metrics.histogram(
+    "pixorly_message_age_seconds", "How old an event was when it was first taken up.", "queue", buckets=metrics.LONG_S
+)
+IN_HAND = metrics.gauge("pixorly_messages_in_hand", "Messages that are worked on.", "queue")
+READY = metrics.gauge(
+    "pixorly_queue_messages",
+    "Messages that wait to be taken up, as RabbitMQ said in the last half minute.",
+    "queue",
+)
+RETRIES = metrics.counter("pixorly_retries", "Messages put on the ladder.", "stage", "code")
+DEAD = metrics.counter("pixorly_dead_letters", "Messages put aside for a person.", "queue", "reason")
+WAITING = metrics.gauge("pixorly_messages_waiting", "Messages that wait for a part that is away.", "queue", "part")
 
 
 class Held(PixorlyError):

@@ -10,10 +10,13 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from pixorly import metrics
 from pixorly.errors import OutageError
 
 _TIMEOUT_S: Final = 3.0
 _FRESH_S: Final = 0.5
+
+UP = metrics.gauge("pixorly_part_up", "1 where a part answered when readiness was last asked, else 0.", "part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Readiness:
                 answers = await asyncio.gather(*(_answer(check) for check in self.checks))
                 self._answers = {check.part: answer for check, answer in zip(self.checks, answers, strict=True)}
                 self._asked_at = time.monotonic()
+                for part, answer in self._answers.items():
+                    UP.labels(part).set(answer == "ok")
         ready = all(self._answers[check.part] == "ok" for check in self.checks if check.required)
         return ready, self._answers
 

@@ -12,10 +12,9 @@ from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
-from pixorly import telemetry
+from pixorly import metrics, telemetry
 from pixorly.db import Connection, Database
 from pixorly.errors import OutageError
 from pixorly.events import EVENTS, Event
@@ -28,8 +27,8 @@ _AGAIN_AFTER_S: Final = 2.0
 _ONE_BY_ONE_S: Final = 5.0
 _CHANNEL_REOPENS_S: Final = 0.1
 
-PUBLISHED = Counter("pixorly_outbox_published", "Events published from the outbox.", ["type", "path"])
-LAG = Gauge("pixorly_outbox_lag_seconds", "Age of the oldest event that is not published.")
+PUBLISHED = metrics.counter("pixorly_outbox_published", "Events published from the outbox.", "type", "path")
+LAG = metrics.gauge("pixorly_outbox_lag_seconds", "Age of the oldest event that is not published.")
 
 
 class Bus(Protocol):

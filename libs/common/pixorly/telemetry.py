@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -18,9 +19,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+from pixorly import metrics
 from pixorly.settings import ProcessSettings
 
 _MAX_TEXT = 4096
+
+BUILD = metrics.gauge("pixorly_build_info", "Always 1; which process this is, of which version.", "service", "version")
 
 
 def _with_trace(_: Any, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -55,6 +59,7 @@ def setup(service: str, settings: ProcessSettings) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
+    BUILD.labels(service, version("pixorly")).set(1)
     _route_standard_logging(shared, level)
     if settings.otlp_endpoint_url:
         _trace_to(settings.otlp_endpoint_url, service, settings)

@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 from opentelemetry import trace
 
-from pixorly import telemetry
+from pixorly import metrics, telemetry
 from pixorly.catalogue import Model
 from pixorly.db import Connection, Database
 from pixorly.errors import OutageError, UserError
@@ -35,6 +35,8 @@ _THUMBNAIL_BYTES: Final = 100_000
 _TRIES: Final = 3
 _FULL_S: Final = 2
 """When one who has too many jobs under way may ask again."""
+
+CREATED = metrics.counter("pixorly_jobs_created", "Jobs that were promised.", "model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ class Creation:
         record = await self._make_promise((charged, telemetry.carried()))
         if record is None:
             return await self._overtaken(intent)
+        CREATED.labels(intent.model).inc()
         self._announce([Changed(intent.job_id, intent.user_id)])
         return Created(record, replayed=False)
 

@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter, Gauge
 from pydantic_core import from_json
 
+from pixorly import metrics
 from pixorly.broker import ATTEMPT_HEADER, Publisher
 from pixorly.db import Database
 from pixorly.delivery import REASON_HEADER
@@ -34,8 +34,8 @@ from pixorly_api.graveyard import Found, Graveyard
 
 _log = structlog.get_logger()
 
-WAITING = Gauge("pixorly_dead_letters_waiting", "Messages that wait for a person.", ["queue"])
-HANDLED = Counter("pixorly_dead_letters_handled", "Messages that a person dealt with, by how.", ["queue", "fate"])
+WAITING = metrics.gauge("pixorly_dead_letters_waiting", "Messages that wait for a person.", "queue")
+HANDLED = metrics.counter("pixorly_dead_letters_handled", "Messages that a person dealt with, by how.", "queue", "fate")
 
 OUTLIVES_ITS_JOB: Final = frozenset(
     event.type

@@ -9,13 +9,12 @@ import structlog
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from opentelemetry import trace
-from prometheus_client import Histogram
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
-from pixorly import telemetry
+from pixorly import metrics, telemetry
 from pixorly.errors import InvalidRequest, PixorlyError
 from pixorly.ids import new_id
 from pixorly_api import problems
@@ -26,12 +25,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
-REQUESTS = Histogram(
-    "pixorly_http_request_seconds",
-    "How long requests took.",
-    ["method", "route", "status"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 60),
-)
+REQUESTS = metrics.histogram("pixorly_http_request_seconds", "How long requests took.", "method", "route", "status")
 
 
 class Edge:

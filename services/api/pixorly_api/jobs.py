@@ -11,9 +11,8 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter, Histogram
 
-from pixorly import telemetry
+from pixorly import metrics, telemetry
 from pixorly.db import Connection
 from pixorly.errors import PixorlyError
 from pixorly.events import (
@@ -28,6 +27,7 @@ from pixorly.events import (
 )
 from pixorly.grouping import Grouper
 from pixorly.outbox import Outbox, Transaction
+from pixorly.outcomes import outcome_of
 from pixorly_api import lifecycle, store
 from pixorly_api.errors import NotFound
 from pixorly_api.hints import Announce, Changed, nobody
@@ -36,14 +36,11 @@ from pixorly_api.lifecycle import Job, Rule, Slot, Step
 _log = structlog.get_logger()
 _GROUP = 64
 
-SETTLED = Counter("pixorly_jobs_settled", "Jobs that ended, by how.", ["status", "model"])
-FAILURES = Counter("pixorly_slots_failed", "Slots that failed, by why.", ["code", "stage"])
-RETRIES = Counter("pixorly_jobs_retries", "Retries that workers told of.", ["stage", "code"])
-SECONDS = Histogram(
-    "pixorly_job_seconds",
-    "From a job's creation to its end.",
-    ["status", "model"],
-    buckets=(0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1800),
+SETTLED = metrics.counter("pixorly_jobs_settled", "Jobs that ended, by how.", "status", "model")
+SLOTS = metrics.counter("pixorly_slots_settled", "Slots of jobs that ended, by who is at fault.", "outcome", "model")
+FAILURES = metrics.counter("pixorly_slots_failed", "Slots that failed, by why.", "code", "stage")
+SECONDS = metrics.histogram(
+    "pixorly_job_seconds", "From a job's creation to its end.", "status", "model", buckets=metrics.LONG_S
 )
 
 
@@ -221,12 +218,20 @@ def _observe(steps: Iterable[Step]) -> None:
                 _observe_end(step.job, event)
 
 
+def _outcome(slot: Slot) -> str:
+    """Return how a slot ended, for the success rate: what the user did is no failure of ours."""
+    if not slot.code:
+        return "delivered"
+    return "canceled" if slot.code == "canceled" else f"{outcome_of(slot.code).fault or 'server'}_fault"
+
+
 def _observe_end(job: Job, event: JobSettled) -> None:
     SETTLED.labels(job.status, job.model).inc()
     SECONDS.labels(job.status, job.model).observe((event.settled_at - event.created_at).total_seconds())
     for slot in job.slots:
+        SLOTS.labels(_outcome(slot), job.model).inc()
         if slot.code:
-            FAILURES.labels(slot.code, slot.stage).inc()
+            FAILURES.labels(outcome_of(slot.code).code, slot.stage).inc()
     _log.info(
         "a job ended",
         job_id=str(job.job_id),

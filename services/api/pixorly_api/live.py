@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from pixorly import metrics
 from pixorly.db import Database
 from pixorly.errors import OutageError
 from pixorly_api import store
@@ -25,6 +26,8 @@ _Watch = TypeVar("_Watch")
 _AWAY_S: Final = 1.0
 """How often all jobs of a watched user are looked at while no hints come, and how long an outage is left alone."""
 _HINTED_POLL_S: Final = 2.0
+
+WATCHES = metrics.gauge("pixorly_watches", "Clients who wait for a change: streams, and requests that wait.")
 
 
 class JobWatch:
@@ -115,7 +118,7 @@ class Watcher:
     def job(self, job_id: UUID) -> Iterator[JobWatch]:
         """Watch a job."""
         watch = JobWatch()
-        with _kept(self._jobs, job_id, watch):
+        with WATCHES.track_inprogress(), _kept(self._jobs, job_id, watch):
             self._look_on()
             yield watch
 
@@ -123,7 +126,7 @@ class Watcher:
     def user(self, user_id: str) -> Iterator[UserWatch]:
         """Watch all jobs of a user."""
         watch = UserWatch()
-        with _kept(self._users, user_id, watch):
+        with WATCHES.track_inprogress(), _kept(self._users, user_id, watch):
             self._look_on()
             yield watch
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter
 
+from pixorly import metrics
 from pixorly.db import Database
 from pixorly.errors import OutageError, PixorlyError, UserError
 from pixorly.events import ImageDeleted, utcnow
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 _BATCH: Final = 100
 _ABANDONED_TTL_S: Final = 7 * 86_400.0
 
-SWEPT = Counter("pixorly_swept", "What sweeps found to do.", ["sweep"])
+SWEPT = metrics.counter("pixorly_swept", "What sweeps found to do.", "sweep")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pixorly.events import ImageGenerated, JobCreated
 from pixorly.health import Check
 from pixorly.outbox import Outbox
 from pixorly.topology import queue_named
-from pixorly_api import dead, handlers
+from pixorly_api import dead, gauges, handlers
 from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.hints import Hints
 from pixorly_api.images import Images
@@ -79,7 +79,8 @@ def build(settings: ApiSettings) -> FastAPI:
             await hints.start()
             stack.push_async_callback(hints.close)
             counting = dead.watch(AmqpGraveyard(settings), _COUNT_DEAD_EVERY_S)
-            await stack.enter_async_context(service.background(outbox.relay(), sweeper.run(), counting))
+            measuring = gauges.keep_measuring(database)
+            await stack.enter_async_context(service.background(outbox.relay(), sweeper.run(), counting, measuring))
             await consumer.start()
             stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
             yield

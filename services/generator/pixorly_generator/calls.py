@@ -17,8 +17,8 @@ from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
-from prometheus_client import Counter
 
+from pixorly import metrics
 from pixorly.blobs import Blobs
 from pixorly.db import Connection
 from pixorly.delivery import Held
@@ -55,8 +55,12 @@ _EARLY_S: Final = 0.5
 _LEASES_AT_ONCE: Final = 8
 """Fewer than there are connections: of a thousand that come together, the last must not give up waiting for one."""
 
-LATE = Counter("pixorly_provider_calls_late", "Answers that came when their call was finished already.", ["provider"])
-TAKEN_OVER = Counter("pixorly_provider_calls_taken_over", "Calls whose process went away: perhaps paid for twice.")
+LATE = metrics.counter(
+    "pixorly_provider_calls_late", "Answers that came when their call was finished already.", "provider"
+)
+TAKEN_OVER = metrics.counter(
+    "pixorly_provider_calls_taken_over", "Calls whose process went away: perhaps paid for twice."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import Final
 
 import structlog
 from opentelemetry import trace
-from prometheus_client import Counter, Gauge, Histogram
 
+from pixorly import metrics
 from pixorly.catalogue import Catalogue, Model, UnknownModel
 from pixorly.errors import InvalidRequest, ModelUnavailable, OutageError, PixorlyError, ProviderTimeout
 from pixorly.events import ImageParams, JobCreated, PlannedCall
@@ -18,15 +18,16 @@ _log = structlog.get_logger()
 _tracer = trace.get_tracer("pixorly.generator")
 _SLACK_S: Final = 5.0
 
-CALLS = Counter("pixorly_provider_calls", "Provider calls by how they ended.", ["provider", "model", "code"])
-IN_FLIGHT = Gauge("pixorly_provider_calls_in_flight", "Provider calls under way.", ["provider"])
-SECONDS = Histogram(
+CALLS = metrics.counter("pixorly_provider_calls", "Provider calls by how they ended.", "provider", "model", "code")
+IN_FLIGHT = metrics.gauge("pixorly_provider_calls_in_flight", "Provider calls under way.", "provider")
+SECONDS = metrics.histogram(
     "pixorly_provider_call_seconds",
     "How long provider calls took.",
-    ["provider", "model"],
+    "provider",
+    "model",
     buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320),
 )
-COST_USD = Counter("pixorly_provider_cost_usd", "What providers charged us.", ["provider", "model"])
+COST_USD = metrics.counter("pixorly_provider_cost_usd", "What providers charged us.", "provider", "model")
 
 
 @dataclass(frozen=True, slots=True)

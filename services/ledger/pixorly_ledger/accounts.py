@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import structlog
 
+from pixorly import metrics
 from pixorly.db import Connection, Database
 from pixorly.errors import InvalidRequest, OutageError
 from pixorly.events import utcnow
@@ -20,6 +21,8 @@ _log = structlog.get_logger()
 _BATCH: Final = 200
 _EXPIRY_LOCK: Final = 0x65787069
 _ALLOWANCE_LOCK: Final = 0x616C6C6F
+
+GRANTED = metrics.counter("pixorly_credits_granted", "Credits given to users.", "kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class Accounts:
                     raise InvalidRequest("expires_at is in the past.")
                 given = book.grant(book.accounts[user_id], request)
                 await book.post(connection)
+                GRANTED.labels(request.kind).inc(request.amount_credits)
             return given
 
     def _give_allowance(self, book: Book, account: Account) -> bool:
@@ -146,6 +150,7 @@ class Accounts:
             grant_id = f"allowance/{month:%Y-%m}/{account.allowance_credits}"
             reason = f"{account.plan} plan, {month:%B %Y}"
             book.grant(account, GrantRequest(grant_id, due, reason, end_of_month(month), "allowance"))
+            GRANTED.labels("allowance").inc(due)
         return True
 
     # Upkeep

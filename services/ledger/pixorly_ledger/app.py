@@ -12,7 +12,7 @@ from pixorly.db import Database, migrate
 from pixorly.delivery import Consumer, Subscription
 from pixorly.health import Check
 from pixorly.topology import queue_named
-from pixorly_ledger import handlers
+from pixorly_ledger import gauges, handlers
 from pixorly_ledger.accounts import Accounts
 from pixorly_ledger.audit import Audit
 from pixorly_ledger.credits import Credits
@@ -50,7 +50,8 @@ def build(settings: LedgerSettings) -> FastAPI:
             stack.push_async_callback(database.close)
             await publisher.start()
             stack.push_async_callback(publisher.close)
-            await stack.enter_async_context(service.background(ledger.accounts.keep_up(settings.upkeep_s)))
+            loops = ledger.accounts.keep_up(settings.upkeep_s), gauges.keep_measuring(database)
+            await stack.enter_async_context(service.background(*loops))
             await consumer.start()
             stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
             yield

@@ -12,8 +12,8 @@ from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter
 
+from pixorly import metrics
 from pixorly.db import Connection, Database
 from pixorly.errors import InsufficientCredits, InvalidRequest, UserError
 from pixorly.events import utcnow
@@ -28,10 +28,11 @@ from pixorly_ledger.usage import Flow, Tally
 
 _log = structlog.get_logger()
 
-CHARGED = Counter("pixorly_credits_charged", "Credits taken for jobs.")
-CAPTURED = Counter("pixorly_credits_captured", "Credits that became revenue.")
-REFUNDED = Counter("pixorly_credits_refunded", "Credits given back.")
-SETTLEMENTS = Counter("pixorly_settlements", "Settlements by what they met.", ["result"])
+CHARGED = metrics.counter("pixorly_credits_charged", "Credits taken for jobs.")
+CAPTURED = metrics.counter("pixorly_credits_captured", "Credits that became revenue.")
+REFUNDED = metrics.counter("pixorly_credits_refunded", "Credits given back.")
+REFUSED = metrics.counter("pixorly_charges_refused", "Charges that were refused, by why.", "code")
+SETTLEMENTS = metrics.counter("pixorly_settlements", "Settlements by what they met.", "result")
 
 _ABANDONED: Final = "abandoned"
 
@@ -140,7 +141,11 @@ class Credits:
             ChargeVoided: The job was given up.
         """
         _check_shape(request)
-        return await self.charges(request)
+        try:
+            return await self.charges(request)
+        except UserError as refusal:
+            REFUSED.labels(refusal.code).inc()
+            raise
 
     async def _charge_group(self, requests: Sequence[ChargeRequest]) -> Sequence[Charged | Exception]:
         try:

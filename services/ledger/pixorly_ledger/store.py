@@ -750,3 +750,18 @@ async def count_rows(connection: Connection) -> dict[str, int]:
         timeout=_AUDIT_TIMEOUT_S,
     )
     return dict(row or {})
+
+
+async def measure(connection: Connection) -> dict[str, Any]:
+    """Return how much is open, available and stored."""
+    row = await connection.fetchrow(
+        """select coalesce(sum(amount_credits), 0)::bigint as escrow_credits, count(*) as open_charges,
+                  greatest(0, coalesce(extract(epoch from now() - min(created_at)), 0))::float8 as oldest_open_s,
+                  a.available_credits, a.used_bytes, a.reserved_bytes
+           from charges right join (
+               select coalesce(sum(balance_credits), 0)::bigint as available_credits,
+                      coalesce(sum(used_bytes), 0)::bigint as used_bytes,
+                      coalesce(sum(reserved_bytes), 0)::bigint as reserved_bytes from accounts) a on status = 'open'
+           group by a.available_credits, a.used_bytes, a.reserved_bytes"""
+    )
+    return dict(row or {})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Final
 
+from pixorly import metrics
 from pixorly.db import Connection
 from pixorly_ledger import store
 from pixorly_ledger.rows import Outcome, Released, UsageDay, UsageKey
@@ -14,6 +15,9 @@ _GROWTH: Final = 1.1
 """Each bucket's end over the one before: a quantile is off by at most five in a hundred."""
 _LAST_BUCKET: Final = 200
 """About two days."""
+
+STORED_BYTES = metrics.counter("pixorly_storage_stored_bytes", "Bytes that came into users' storage.")
+RELEASED_BYTES = metrics.counter("pixorly_storage_released_bytes", "Bytes that left users' storage.")
 
 
 def bucket_of(processing_ms: int) -> int:
@@ -102,6 +106,8 @@ class Flow:
     async def post(self, connection: Connection, day: date) -> None:
         """Write what was counted."""
         users = sorted({*self._stored, *self._released})
+        STORED_BYTES.inc(sum(max(0, stored) for stored in self._stored.values()))
+        RELEASED_BYTES.inc(sum(self._released.values()))
         if users:
             flows = [(user_id, self._stored[user_id], self._released[user_id]) for user_id in users]
             await store.add_storage_days(connection, day, flows)

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from prometheus_client import Histogram
-
+from pixorly import metrics
 from pixorly.budget import Budget
 from pixorly.errors import StagedBytesMissing
 from pixorly.formats import inspect
@@ -22,7 +21,7 @@ from pixorly_uploader.images import Picture, Recipe
 
 _T = TypeVar("_T")
 
-DEVELOP_SECONDS = Histogram(
+DEVELOP_SECONDS = metrics.histogram(
     "pixorly_image_develop_seconds",
     "From an image's bytes to its thumbnails, without the wait for room and a thread.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),

@@ -85,6 +85,7 @@ from pixorly_api.store.reading import (
 )
 from pixorly_api.store.sweeping import (
     abandon_intents,
+    measure,
     note_voided,
     overdue,
     postpone_nudges,
@@ -143,6 +144,7 @@ __all__ = [
     "lock_image",
     "lock_jobs",
     "lock_user",
+    "measure",
     "moves_made",
     "news_of",
     "note_voided",

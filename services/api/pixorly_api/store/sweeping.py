@@ -112,3 +112,13 @@ async def purge_abandoned(connection: Connection, ttl_s: float, limit: int) -> i
         limit,
     )
     return len(rows)
+
+
+async def measure(connection: Connection) -> list[tuple[str, int, int, float]]:
+    """Return by status how many jobs are open, how many of them are overdue, and the age of the oldest in seconds."""
+    rows = await connection.fetch(
+        """select status, count(*), count(*) filter (where deadline < now()),
+                  greatest(0, extract(epoch from now() - min(created_at)))::float8
+           from jobs where status in ('pending', 'processing', 'uploading') group by status"""
+    )
+    return [tuple(row) for row in rows]

@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Gauge
 
+from pixorly import metrics
 from pixorly.errors import (
     OutageError,
     PixorlyError,
@@ -24,13 +25,14 @@ from pixorly.errors import (
 
 Clock = Callable[[], float]
 
-BREAKER_OPEN = Gauge(
-    "pixorly_provider_breaker_open", "1 while calls wait; the model `*` is the whole account.", ["provider", "model"]
+BREAKER_OPEN = metrics.gauge(
+    "pixorly_provider_breaker_open", "1 while calls wait; the model `*` is the whole account.", "provider", "model"
 )
-ACCOUNT_FAULTS = Counter(
+ACCOUNT_FAULTS = metrics.counter(
     "pixorly_provider_account_faults",
     "Answers that say that our own account is not in order: a person must see to it.",
-    ["provider", "reason"],
+    "provider",
+    "reason",
 )
 
 _ACCOUNT: Final = "*"
