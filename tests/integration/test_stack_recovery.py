@@ -39,10 +39,10 @@ async def leave_something(servers: Servers) -> None:
 async def all_is_there(servers: Servers) -> bool:
     access = servers.access
     try:
-        database = await asyncpg.connect(access.database_url, timeout=5)
+        database = await asyncpg.connect(access.database_url, timeout=30)
         number = await database.fetchval("SELECT number FROM kept")
         await database.close()
-        async with await aio_pika.connect(access.amqp_url, timeout=5) as connection:
+        async with await aio_pika.connect(access.amqp_url, timeout=30) as connection:
             channel = await connection.channel()
             queue = await channel.declare_queue(QUEUE, passive=True)
         bytes_kept = await S3Blobs(access.s3.settings()).get("kept")

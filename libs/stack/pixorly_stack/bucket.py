@@ -5,7 +5,6 @@ import asyncio
 import typer
 from rich.markup import escape
 
-from pixorly.bucket import ensure_bucket
 from pixorly.errors import OutageError
 from pixorly.settings import StorageSettings
 from pixorly_stack.commands import Dir, settings_for
@@ -30,6 +29,8 @@ def init(dir_: Dir = None, *, as_json: Json = False) -> None:
 
     It is the bucket that the environment names (AWS_S3_BUCKET and the keys of AWS), or that of the stack in the folder.
     """
+    from pixorly.bucket import ensure_bucket  # noqa: PLC0415 - heavy, and the other commands are to be quick
+
     settings = _settings(settings_for(dir_))
     try:
         done = asyncio.run(ensure_bucket(settings))
