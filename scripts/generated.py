@@ -5,6 +5,7 @@ They are `.env.example` (from the settings classes), `docs/events.md` (from the 
 """
 
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,8 +52,11 @@ def name_of(field: str, info: FieldInfo) -> str:
 
 def text_of(value: Any) -> str:
     """Return a default as it would stand in the environment."""
-    if value is None or isinstance(value, SecretStr | dict):
+    if value is None or isinstance(value, SecretStr):
         return ""
+    if isinstance(value, dict):
+        # What is written by models is explained in words, and too long for a line.
+        return "" if any(isinstance(one, BaseModel) for one in value.values()) else json.dumps(value)
     if isinstance(value, tuple | list):
         return ",".join(str(part) for part in value)
     if isinstance(value, bool):

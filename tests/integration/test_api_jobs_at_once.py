@@ -10,7 +10,7 @@ import pytest
 from api_world import World, open_world
 
 from pixorly_api.ledger import Params
-from pixorly_api.plans import Plans
+from pixorly_api.limits import Limits
 
 THREE: Mapping[str, int] = {"pro": 3}
 
@@ -84,7 +84,7 @@ async def test_a_plan_that_is_not_named_is_not_limited(database_url: str) -> Non
         assert [(await world.create()).status_code for _ in range(4)] == [202] * 4
 
 
-async def test_a_plan_is_asked_for_once_in_half_a_minute() -> None:
+async def test_a_plan_is_asked_for_once_in_half_a_minute(world: World) -> None:
     class Asked:
         paths: list[str] = []  # noqa: RUF012 - this class is made for one test
 
@@ -93,10 +93,16 @@ async def test_a_plan_is_asked_for_once_in_half_a_minute() -> None:
             return {"plan": "pro"}
 
     ledger, now = Asked(), [0.0]
-    plans = Plans(ledger, THREE, monotonic=lambda: now[0])  # type: ignore[arg-type]  # it asks for accounts only
-    assert [await plans.jobs_at_once("a/b") for _ in range(3)] == [3] * 3
+    limits = Limits(
+        world.database,
+        ledger,  # type: ignore[arg-type]  # it asks for accounts only
+        jobs_at_once=THREE,
+        requests_per_minute=0,
+        monotonic=lambda: now[0],
+    )
+    assert [await limits.jobs_at_once("a/b") for _ in range(3)] == [3] * 3
     assert ledger.paths == ["/internal/accounts/a%2Fb"]
 
     now[0] = 31
-    await plans.jobs_at_once("a/b")
+    await limits.jobs_at_once("a/b")
     assert len(ledger.paths) == 2

@@ -91,10 +91,13 @@ async def test_without_a_limit_nothing_is_told_and_nothing_counted(database_url:
 
 
 async def test_what_can_not_be_counted_is_let_through() -> None:
+    async def one(_user_id: str) -> int:
+        return 1
+
     class Away:
         @asynccontextmanager
         async def connection(self) -> AsyncIterator[Any]:
             raise OutageError("postgres")
             yield
 
-    assert await Rates(cast("Database", Away()), 1).take("key/1") is None
+    assert await Rates(cast("Database", Away()), one).take("key/1", "demo") is None

@@ -164,6 +164,8 @@ class Tellings:
         if Need.ADMIN_KEY in service.needs:
             told["PIXORLY_ADMIN_KEY"] = self._secrets["admin-key"]
             told.setdefault("PIXORLY_PROVIDERS", ",".join(self._providers(emulator=emulator)))
+            # Who tries things on one machine is not held back.
+            told.setdefault("PIXORLY_JOBS_AT_ONCE", "{}")
         told |= {name: value for name, value in self._environment.items() if name.startswith(service.own_settings)}
         if emulator and service.own_settings == PROVIDERS:
             told |= {"OPENROUTER_API_KEY": "emulator", "OPENROUTER_BASE_URL": self.url("emulator")}

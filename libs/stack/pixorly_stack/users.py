@@ -118,6 +118,45 @@ def unsuspend(context: typer.Context, user: User, *, as_json: Json = False, dir_
     _put(context, user, {"status": "active"}, dir_, as_json=as_json)
 
 
+# Limits
+
+
+@app.command()
+def limits(
+    context: typer.Context,
+    user: User,
+    *,
+    jobs_at_once: Annotated[int | None, typer.Option(min=0, help="Jobs under way at a time; 0 is any number.")] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Requests of each key in a minute; 0 is any number.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Take back what was said for this user.")] = False,
+    as_json: Json = False,
+    dir_: Dir = None,
+) -> None:
+    """Show what a user may do, or let them do more or less than their plan says."""
+    asked = {"jobs_at_once": jobs_at_once, "requests_per_minute": requests_per_minute}
+    said = {name: number for name, number in asked.items() if number is not None}
+    if reset and said:
+        raise typer.BadParameter("--reset takes back what was said, so it goes alone")
+    path = f"{ADMIN}/users/{part(user)}/limits"
+    with as_operator(context, dir_, as_json=as_json) as client:
+        if reset:
+            client.ask(Call("DELETE", path, bytes.decode))
+        found = client.ask(send("PUT", path, said) if said else get(path))
+    if as_json:
+        show_json(found)
+        return
+    out.print(f"[bold]{escape(found['user_id'])}[/]  plan {escape(found['plan'])}")
+    out.print(f"  jobs at once: {_limit(found, 'jobs_at_once')}, {found['jobs_under_way']:,} under way")
+    out.print(f"  requests a minute, each key: {_limit(found, 'requests_per_minute')}")
+
+
+def _limit(found: dict[str, Any], name: str) -> str:
+    words = f"{found[name]:,}" if found[name] else "any number"
+    return words if found["overrides"][name] is None else f"{words} [dim](said for this user)[/]"
+
+
 # Keys
 
 

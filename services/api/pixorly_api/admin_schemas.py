@@ -62,6 +62,39 @@ class Grant(Out):
     expires_at: datetime | None = None
 
 
+_Number = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+
+
+class PutLimits(In):
+    """What one user may do, other than the plan and the settings say; what is left out stays, null is taken back."""
+
+    jobs_at_once: _Number | None = None
+    """Jobs under way at a time; 0 is any number."""
+    requests_per_minute: _Number | None = None
+    """Requests of each of the user's keys in a minute; 0 is any number."""
+
+
+class OverridesOut(Out):
+    """What the operator said for one user; null is as for everybody."""
+
+    jobs_at_once: int | None
+    requests_per_minute: int | None
+
+
+class UserLimits(Out):
+    """What a user may do; 0 is any number."""
+
+    user_id: str
+    plan: str
+    jobs_at_once: int
+    """Jobs under way at a time."""
+    jobs_under_way: int
+    """Now."""
+    requests_per_minute: int
+    """Requests of each of the user's keys in a minute."""
+    overrides: OverridesOut
+
+
 class PostKey(In):
     """A key for a user."""
 

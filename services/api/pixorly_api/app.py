@@ -23,12 +23,12 @@ from pixorly_api.images import Images
 from pixorly_api.inventory import StorageAudit
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger, Ledger
+from pixorly_api.limits import Limits
 from pixorly_api.links import Cdn, CloudFront, Links, Presigned
 from pixorly_api.live import Watcher
 from pixorly_api.oidc import Issuer, Oidc
 from pixorly_api.parts import Parts
 from pixorly_api.pictures import Pictures
-from pixorly_api.plans import Plans
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
 from pixorly_api.provider_calls import HttpProviderCalls
 from pixorly_api.rates import Rates
@@ -145,6 +145,12 @@ def build(settings: ApiSettings) -> FastAPI:
     outbox = Outbox(database, publisher)
     ledger = HttpLedger(settings)
     provider_calls = HttpProviderCalls(settings)
+    limits = Limits(
+        database,
+        ledger,
+        jobs_at_once=settings.jobs_at_once,
+        requests_per_minute=settings.requests_per_minute,
+    )
     hints = Hints(settings)
     watcher = Watcher(database, poll_s=settings.watch_poll_s, hinted=hints.come)
 
@@ -179,8 +185,8 @@ def build(settings: ApiSettings) -> FastAPI:
                 links=await make_links(settings, stack),
                 watcher=watcher,
                 dead=DeadLetters(AmqpGraveyard(settings), database, publisher),
-                plans=Plans(ledger, settings.jobs_at_once),
-                rates=Rates(database, settings.requests_per_minute),
+                limits=limits,
+                rates=Rates(database, limits.requests_per_minute),
                 provider_calls=provider_calls,
                 inventory=StorageAudit(database, S3Blobs(settings), ledger),
                 pictures=Pictures(S3Blobs(settings), settings.openai_reads_at_once),

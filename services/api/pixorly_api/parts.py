@@ -23,10 +23,10 @@ from pixorly_api.images import Images
 from pixorly_api.inventory import StorageAudit
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import Ledger
+from pixorly_api.limits import Limits
 from pixorly_api.links import LEAST_S, MOST_S, Links, Terms
 from pixorly_api.live import Watcher
 from pixorly_api.pictures import Pictures
-from pixorly_api.plans import Plans
 from pixorly_api.provider_calls import ProviderCalls
 from pixorly_api.rates import Rates
 from pixorly_api.settings import ApiSettings
@@ -52,7 +52,7 @@ class Parts:
     dead: DeadLetters
     provider_calls: ProviderCalls
     rates: Rates
-    plans: Plans
+    limits: Limits
     inventory: StorageAudit
     pictures: Pictures
 
@@ -83,7 +83,7 @@ async def _counted(request: Request, parts: Parts, caller: Caller) -> Caller:
     if not caller.user_id:
         return caller
     who = f"key/{caller.key_id}" if caller.key_id else f"user/{caller.user_id}"
-    allowance = await parts.rates.take(who)
+    allowance = await parts.rates.take(who, caller.user_id)
     if allowance:
         # The edge tells it with the answer, whatever that is.
         request.scope["pixorly.rate"] = allowance

@@ -5,7 +5,7 @@ under way share the next one.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,23 +45,24 @@ class Rates:
 
     Args:
         database: Where they are counted.
-        per_minute: How many a caller may make in a minute; 0 is any number.
+        limit: Tells how many a user's callers may each make in a minute; 0 is any number.
     """
 
-    def __init__(self, database: Database, per_minute: int) -> None:
+    def __init__(self, database: Database, limit: Callable[[str], Awaitable[int]]) -> None:
         self._database = database
-        self._per_minute = per_minute
+        self._limit = limit
         self._count = Grouper(self._count_group)
 
-    async def take(self, caller: str) -> Allowance | None:
-        """Count a request and return what is left; None where nothing limits it."""
-        if not self._per_minute:
-            return None
+    async def take(self, caller: str, user_id: str) -> Allowance | None:
+        """Count a request of one of a user's callers and return what is left; None where nothing limits it."""
         try:
+            per_minute = await self._limit(user_id)
+            if not per_minute:
+                return None
             taken, resets_s = await self._count(caller)
         except OutageError:
             return None  # what can't be counted is let through: it will not come far
-        return Allowance(self._per_minute, self._per_minute - taken, resets_s)
+        return Allowance(per_minute, per_minute - taken, resets_s)
 
     async def _count_group(self, callers: Sequence[str]) -> Sequence[tuple[int, int]]:
         """Return for each request the how-manieth of its window it is, and when the window ends."""

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 
@@ -62,7 +62,9 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     """By how much the issuer's clock may differ from ours."""
     requests_per_minute: int = Field(default=0, ge=0)
     """How many requests each API key may make, over all processes; 0 is any number."""
-    jobs_at_once: dict[str, int] = Field(default_factory=dict)
+    jobs_at_once: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=lambda: {"free": 2, "pro": 20, "enterprise": 200}
+    )
     """JSON: by plan, how many jobs a user may have under way; any number where nothing is said, or 0."""
     failed_auth_per_minute: int = Field(default=60, ge=0)
     """How many requests without a valid key one address may make before it is told to wait; 0 is any number."""

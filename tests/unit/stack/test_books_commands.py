@@ -3,7 +3,7 @@
 import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -91,6 +91,53 @@ def test_an_account_is_changed_in_what_was_said_and_shown(
     assert "1,150 credits" in run(api, "users", *words).output
     assert api.asked[0] == "PUT /admin/v1/users/ada"
     assert body(api) == terms
+
+
+LIMITS: Final = {
+    "user_id": "ada",
+    "plan": "pro",
+    "jobs_at_once": 1200,
+    "jobs_under_way": 3,
+    "requests_per_minute": 0,
+    "overrides": {"jobs_at_once": 1200, "requests_per_minute": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ((), ["GET /admin/v1/users/ada/limits"]),
+        (("--jobs-at-once", "1200"), ["PUT /admin/v1/users/ada/limits"]),
+        (("--reset",), ["DELETE /admin/v1/users/ada/limits", "GET /admin/v1/users/ada/limits"]),
+    ],
+)
+def test_what_a_user_may_do_is_shown_said_and_taken_back(
+    api: FakeApi, words: tuple[str, ...], asked: list[str]
+) -> None:
+    api.will(*([httpx.Response(204)] if words == ("--reset",) else []), ok(LIMITS))
+
+    result = run(api, "users", "limits", "ada", *words)
+
+    assert api.asked == asked
+    assert "jobs at once: 1,200 (said for this user), 3 under way" in result.output
+    assert "requests a minute, each key: any number\n" in result.output
+
+
+def test_of_a_users_limits_only_those_are_said_that_are_named_and_nought_is_one(api: FakeApi) -> None:
+    api.will(ok(LIMITS))
+
+    result = run(api, "users", "limits", "ada", "--requests-per-minute", "0", "--json")
+
+    assert body(api) == {"requests_per_minute": 0}
+    assert json.loads(result.output) == LIMITS
+
+
+@pytest.mark.parametrize("words", [("--reset", "--jobs-at-once", "1"), ("--jobs-at-once", "-1")])
+def test_limits_that_make_no_sense_are_refused_before_anything_is_asked(api: FakeApi, words: tuple[str, ...]) -> None:
+    result = run(api, "users", "limits", "ada", *words)
+
+    assert result.exit_code == 2
+    assert api.asked == []
 
 
 def test_a_key_is_made_once_listed_without_its_secret_and_revoked(api: FakeApi) -> None:

@@ -1,5 +1,6 @@
 """The operator's calls: users, credits and keys."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -15,11 +16,13 @@ from pixorly_api.admin_schemas import (
     PlanList,
     PostGrant,
     PostKey,
+    PutLimits,
     PutUser,
+    UserLimits,
 )
 from pixorly_api.edge import JsonRoute
 from pixorly_api.fields import USER_ID
-from pixorly_api.parts import Admin, KeyId, Limit, P, UserId
+from pixorly_api.parts import Admin, KeyId, Limit, P, Parts, UserId
 from pixorly_api.problems import documented
 from pixorly_api.store import ApiKey
 
@@ -95,6 +98,37 @@ async def list_keys(parts: P, _: Admin, user_id: UserId) -> KeyList:
 async def revoke_key(parts: P, _: Admin, user_id: UserId, key_id: KeyId) -> None:
     """Revoke a key for good; every process obeys within five seconds."""
     await parts.auth.revoke(user_id, key_id)
+
+
+@router.get("/users/{user_id}/limits", operation_id="getLimits", summary="Read what a user may do", responses=_READ)
+async def get_limits(parts: P, _: Admin, user_id: UserId) -> UserLimits:
+    """Return what a user may do at once and in a minute, and what of it was said for this user."""
+    return await _limits(parts, user_id)
+
+
+@router.put("/users/{user_id}/limits", operation_id="putLimits", summary="Limit a user otherwise", responses=_WRITE)
+async def put_limits(parts: P, _: Admin, user_id: UserId, body: PutLimits) -> UserLimits:
+    """Let a user do more or less than the plan and the settings say; every process obeys within five seconds."""
+    await parts.limits.override(user_id, body.model_dump(exclude_unset=True))
+    return await _limits(parts, user_id)
+
+
+@router.delete(
+    "/users/{user_id}/limits",
+    operation_id="deleteLimits",
+    summary="Limit a user as everybody",
+    status_code=204,
+    response_class=Response,
+    responses=_WRITE,
+)
+async def delete_limits(parts: P, _: Admin, user_id: UserId) -> None:
+    """Take back what was said for a user: the plan and the settings hold again."""
+    await parts.limits.reset(user_id)
+
+
+async def _limits(parts: Parts, user_id: str) -> UserLimits:
+    allowed, under_way = await parts.limits.read(user_id)
+    return UserLimits(user_id=user_id, jobs_under_way=under_way, **asdict(allowed))
 
 
 def _key(key: ApiKey) -> dict[str, Any]:

@@ -70,7 +70,7 @@ async def create(
         body_hash=body_hash(await request.json()),
         key=unquoted(idempotency_key),
         repeats=repeats(x_stainless_retry_count),
-        at_once=await parts.plans.jobs_at_once(caller.user_id),
+        at_once=await parts.limits.jobs_at_once(caller.user_id),
     )
     return await _answer(parts, response, await parts.creation.create(order), prefer)
 
@@ -274,7 +274,7 @@ async def retry(
         _again(parts, failed),
         retry_of=generation_id,
         key=unquoted(idempotency_key),
-        at_once=await parts.plans.jobs_at_once(caller.user_id),
+        at_once=await parts.limits.jobs_at_once(caller.user_id),
     )
     return await _answer(parts, response, await parts.creation.create(order), prefer)
 

@@ -83,7 +83,7 @@ async def generate(
         body_hash=body_hash({"openai": await request.json()}),
         key=unquoted(idempotency_key),
         repeats=repeats(x_stainless_retry_count),
-        at_once=await parts.plans.jobs_at_once(caller.user_id),
+        at_once=await parts.limits.jobs_at_once(caller.user_id),
     )
     made = await _made(parts, order)
     headers = {"Location": f"/v1/generations/{made.record.job.job_id}"}

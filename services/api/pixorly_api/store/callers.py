@@ -1,4 +1,4 @@
-"""Who calls, and how much: API keys, stream tokens, quotes, and counts of requests."""
+"""Who calls, and how much: API keys, stream tokens, quotes, counts of requests, and limits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,14 @@ import asyncpg
 from pixorly.db import Connection
 
 _KEY_COLUMNS: Final = "key_id, user_id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the operator says for one user; None is as for everybody, 0 any number."""
+
+    jobs_at_once: int | None = None
+    requests_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +195,29 @@ async def count_requests(
         window_s,
     )
     return {row["caller"]: (row["taken"], row["resets_s"]) for row in rows}
+
+
+async def overrides_of(connection: Connection, user_id: str) -> Overrides:
+    """Return what the operator says for a user."""
+    row = await connection.fetchrow("select jobs_at_once, requests_per_minute from limits where user_id = $1", user_id)
+    return Overrides(**row) if row else Overrides()
+
+
+async def set_overrides(connection: Connection, user_id: str, said: Mapping[str, int | None]) -> None:
+    """Note what the operator says for a user; what is not said stays."""
+    await connection.execute(
+        """insert into limits as known (user_id, jobs_at_once, requests_per_minute) values ($1, $2, $4)
+           on conflict (user_id) do update
+           set jobs_at_once = case when $3 then $2 else known.jobs_at_once end,
+               requests_per_minute = case when $5 then $4 else known.requests_per_minute end""",
+        user_id,
+        said.get("jobs_at_once"),
+        "jobs_at_once" in said,
+        said.get("requests_per_minute"),
+        "requests_per_minute" in said,
+    )
+
+
+async def delete_overrides(connection: Connection, user_id: str) -> None:
+    """Take back what the operator said for a user."""
+    await connection.execute("delete from limits where user_id = $1", user_id)
