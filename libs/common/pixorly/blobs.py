@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit
 
 import aioboto3
 import obstore
@@ -22,7 +23,7 @@ from obstore.store import S3Store
 from pydantic import SecretStr
 from typing_extensions import override
 
-from pixorly import metrics
+from pixorly import metrics, telemetry
 from pixorly.errors import OutageError, StagedBytesMissing, StorageUnavailable
 from pixorly.settings import StorageSettings
 
@@ -34,6 +35,8 @@ _MULTIPART_FROM_BYTES: Final = 16 << 20
 """From here on in several parts at once; below, one request is cheaper and as fast."""
 _PART_BYTES: Final = 8 << 20
 _LAST_BREATH_S: Final = 0.05
+_METHODS: Final = {"put": "PutObject", "get": "GetObject", "delete": "DeleteObjects", "list": "ListObjectsV2"}
+"""S3's own names of what is done."""
 
 SECONDS = metrics.histogram("pixorly_object_seconds", "How long calls to the object store took.", "operation", "result")
 BYTES = metrics.counter("pixorly_object_bytes", "Bytes that went to the object store or came from it.", "operation")
@@ -96,6 +99,7 @@ class S3Blobs(Blobs):
     def __init__(self, settings: StorageSettings) -> None:
         self._timeout_s = settings.s3_timeout_s
         self._store = S3Store(settings.aws_s3_bucket, **_store_options(settings))
+        self._attributes = {operation: _span_attributes(settings, method) for operation, method in _METHODS.items()}
         atexit.unregister(_wait_for_obstore)
         atexit.register(_wait_for_obstore)
 
@@ -112,7 +116,7 @@ class S3Blobs(Blobs):
         attributes = {"Content-Type": content_type, **(metadata or {})}
         if cache_control:
             attributes["Cache-Control"] = cache_control
-        async with self._call():
+        async with self._call("put", len(data)):
             await obstore.put_async(
                 self._store,
                 key,
@@ -124,19 +128,21 @@ class S3Blobs(Blobs):
 
     @override
     async def get(self, key: str) -> bytes:
-        async with self._call():
+        async with self._call("get"):
             try:
                 found = await obstore.get_async(self._store, key)
-                return bytes(await found.bytes_async())
+                data = bytes(await found.bytes_async())
             except FileNotFoundError as error:
                 # Without its bucket nothing is there either, and that is no fault of this object's.
                 await self.probe()
                 raise StagedBytesMissing from error
+        BYTES.labels("get").inc(len(data))
+        return data
 
     @override
     async def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), _DELETE_BATCH):
-            async with self._call():
+            async with self._call("delete"):
                 try:
                     await obstore.delete_async(self._store, list(keys[start : start + _DELETE_BATCH]))
                 except FileNotFoundError:
@@ -146,7 +152,7 @@ class S3Blobs(Blobs):
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         pages = obstore.list(self._store, prefix)
         while True:
-            async with self._call():
+            async with self._call("list"):
                 try:
                     page = await anext(pages)
                 except StopAsyncIteration:
@@ -161,19 +167,38 @@ class S3Blobs(Blobs):
                 await obstore.list_with_delimiter_async(self._store, "probe")
 
     @asynccontextmanager
-    async def _call(self) -> AsyncIterator[None]:
-        """Bound a call, and find out whether one object failed or the whole store."""
+    async def _call(self, operation: str, size_bytes: int = 0) -> AsyncIterator[None]:
+        """Bound a call, measure it, and find out whether one object failed or the whole store."""
+        result, began_s = "failed", time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                yield
-        except (ObstoreError, OSError) as error:
-            await self.probe()
-            raise StorageUnavailable(f"The object store failed: {type(error).__name__}.") from error
+            with telemetry.span(f"S3.{_METHODS[operation]}", "client", self._attributes[operation]):
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        yield
+                    result = "ok"
+                except (ObstoreError, OSError) as error:
+                    await self.probe()
+                    raise StorageUnavailable(f"The object store failed: {type(error).__name__}.") from error
+        finally:
+            SECONDS.labels(operation, result).observe(time.perf_counter() - began_s)
+        BYTES.labels(operation).inc(size_bytes)
 
 
 def _wait_for_obstore() -> None:
     """Let obstore's threads end the calls whose answers we have: without an interpreter they abort the process."""
     time.sleep(_LAST_BREATH_S)
+
+
+def _span_attributes(settings: StorageSettings, method: str) -> dict[str, str]:
+    """Return OpenTelemetry's attributes of a call to the object store; keys are in none, for they name users."""
+    server = urlsplit(settings.s3_endpoint_url or "").netloc or f"s3.{settings.aws_region}.amazonaws.com"
+    return {
+        "rpc.system.name": "aws-api",
+        "rpc.method": f"S3/{method}",
+        "aws.s3.bucket": settings.aws_s3_bucket,
+        "cloud.region": settings.aws_region,
+        "server.address": server.rpartition("@")[2],
+    }
 
 
 def _store_options(settings: StorageSettings) -> dict[str, Any]:

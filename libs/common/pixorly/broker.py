@@ -13,8 +13,7 @@ from typing import Any, Final
 
 import structlog
 from aio_pika.exceptions import AMQPError
-from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange
-from opentelemetry import trace
+from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitMessage
 from typing_extensions import override
 
 from pixorly import telemetry
@@ -25,7 +24,6 @@ from pixorly.settings import AmqpSettings
 from pixorly.topology import EVENTS_EXCHANGE, EXCHANGES, RETRY_EXCHANGE
 
 _log = structlog.get_logger()
-_tracer = trace.get_tracer("pixorly.broker")
 _RECONNECT_S: Final = 1.0
 _CONNECT_S: Final = 10.0
 """The longest that a handshake may take: a server or balancer that accepts and says nothing would hold it for ever."""
@@ -115,8 +113,8 @@ class Publisher(Bus):
 
     @override
     async def publish(self, event: Event, headers: dict[str, str] | None = None) -> None:
-        with _tracer.start_as_current_span(f"publish {event.type}", kind=trace.SpanKind.PRODUCER) as span:
-            span.set_attributes(span_attributes(EVENTS_EXCHANGE, event.type, str(event.event_id), str(event.job_id)))
+        attributes = sent_attributes(EVENTS_EXCHANGE, event.type, str(event.event_id), str(event.job_id))
+        with telemetry.span(f"publish {event.type}", "producer", attributes):
             await self.send(
                 EVENTS_EXCHANGE,
                 event.type,
@@ -198,13 +196,29 @@ def _event_headers(event: Event) -> dict[str, Any]:
     }
 
 
-def span_attributes(destination: str, routing_key: str, message_id: str, job_id: str) -> dict[str, str]:
-    """Return OpenTelemetry's messaging attributes."""
+def sent_attributes(exchange: str, routing_key: str, message_id: str, job_id: str) -> dict[str, str]:
+    """Return OpenTelemetry's messaging attributes of a message that is published."""
     return {
         "messaging.system": "rabbitmq",
-        "messaging.destination.name": destination,
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "publish",
+        "messaging.destination.name": f"{exchange}:{routing_key}",
         "messaging.rabbitmq.destination.routing_key": routing_key,
         "messaging.message.id": message_id,
         "messaging.message.conversation_id": job_id,
         "pixorly.job_id": job_id,
+    }
+
+
+def taken_attributes(message: RabbitMessage, queue: str, attempt: int) -> dict[str, str | int]:
+    """Return OpenTelemetry's messaging attributes of a message that is worked on."""
+    raw, key = message.raw_message, message.raw_message.routing_key or ""
+    job_id = str(message.correlation_id or "")
+    return {
+        **sent_attributes(raw.exchange or "", key, str(message.message_id or ""), job_id),
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": f"{raw.exchange or ''}:{key}:{queue}",
+        "messaging.message.body.size": len(message.body),
+        "pixorly.attempt": attempt,
     }

@@ -6,16 +6,19 @@ for the `store.py` that knows the constraint.
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 from importlib.resources import files
 from typing import Final
 
 import asyncpg
 import orjson
+from asyncpg.connection import LoggedQuery
 from asyncpg.pool import PoolConnectionProxy
 
-from pixorly import metrics
+from pixorly import metrics, telemetry
 from pixorly.errors import OutageError
 
 Connection = asyncpg.Connection | PoolConnectionProxy
@@ -46,6 +49,8 @@ def translated() -> Iterator[None]:
 
 
 async def _prepare(connection: asyncpg.Connection) -> None:
+    if telemetry.on():
+        connection.add_query_logger(_note_statement)
     for name in ("json", "jsonb"):
         await connection.set_type_codec(
             name, schema="pg_catalog", encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads
@@ -58,6 +63,43 @@ async def _leave(_: asyncpg.Connection) -> None:
     asyncpg ends a transaction that is open; what else it would reset by one more round trip (session settings,
     listeners, session locks) nobody here changes.
     """
+
+
+_WORDS: Final = re.compile(
+    r"\b(insert\s+into|update|delete\s+from|from)\s+(?:only\s+)?([a-z_]+)|^\s*(commit|rollback)", re.IGNORECASE
+)
+
+
+@lru_cache(maxsize=1024)
+def _summary(query: str) -> tuple[str, str] | None:
+    """Return what a statement does and to which table; None for one that is not worth a span."""
+    found = _WORDS.search(query)
+    if found is None:
+        return None
+    verb, table, ending = found.groups()
+    if ending:
+        return ending.upper(), ""
+    return {"from": "SELECT"}.get(verb.lower(), verb.split()[0].upper()), table.lower()
+
+
+def _note_statement(statement: LoggedQuery) -> None:
+    """Make a span of a statement that has ended; its arguments are in none."""
+    summary = _summary(statement.query)
+    if summary is None:
+        return
+    verb, table = summary
+    host, port = statement.conn_addr if isinstance(statement.conn_addr, tuple) else (statement.conn_addr, 0)
+    attributes: dict[str, str | int] = {
+        "db.system.name": "postgresql",
+        "db.namespace": statement.conn_params.database or "",
+        "db.operation.name": verb,
+        "db.query.summary": f"{verb} {table}".strip(),
+        "server.address": str(host),
+        "server.port": int(port),
+    }
+    if table:
+        attributes["db.collection.name"] = table
+    telemetry.past(f"{verb} {table}".strip(), "client", statement.elapsed, attributes, statement.exception)
 
 
 class Database:
@@ -95,6 +137,9 @@ class Database:
                 init=_prepare,
                 reset=_leave,
             )
+        pool = self._pool
+        CONNECTIONS.labels("idle").set_function(pool.get_idle_size)
+        CONNECTIONS.labels("busy").set_function(lambda: pool.get_size() - pool.get_idle_size())
 
     async def close(self) -> None:
         """Close what is idle and, after a moment, what is not."""

@@ -17,23 +17,23 @@ from aio_pika.exceptions import AMQPError
 from faststream import AckPolicy
 from faststream.exceptions import NackMessage
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitMessage, RabbitQueue
-from opentelemetry import trace
 from pydantic import ValidationError
 
 from pixorly import metrics, telemetry
-from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, span_attributes, stop, translated
+from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, sent_attributes, stop, taken_attributes, translated
 from pixorly.errors import OutageError, PixorlyError, ServerError, TransientError, UserError
-from pixorly.events import EVENTS, Event, JobRetrying, Stage
+from pixorly.events import EVENTS, Event, JobRetrying, Stage, utcnow
 from pixorly.failpoints import failpoint
 from pixorly.outcomes import Outcome, outcome_of
 from pixorly.settings import AmqpSettings
 from pixorly.topology import DEAD_EXCHANGE, HELD_S, LADDER_S, RETRY_AFTER_S, RETRY_EXCHANGE, WorkQueue, declare
 
 _log = structlog.get_logger()
-_tracer = trace.get_tracer("pixorly.delivery")
 _T = TypeVar("_T")
 
 REASON_HEADER: Final = "pixorly-reason"
+EARLIER_HEADER: Final = "pixorly-earlier-attempt"
+"""The trace context of the attempt before, to which the next one links."""
 _LONGEST_BACKOFF_S: Final = 10.0
 _HAND_BACK_AFTER_S: Final = 600.0
 """RabbitMQ takes a channel from a consumer that sits on a message for half an hour."""
@@ -229,27 +229,29 @@ class Worker:
         Raises:
             NackMessage: It is handed back.
         """
-        queue, headers = self.subscription.queue, message.headers
+        name, headers = self.subscription.queue.name, message.headers
+        attempt = _attempt_of(headers)
         with (
+            IN_HAND.labels(name).track_inprogress(),
+            SECONDS.labels(name).time(),
             telemetry.continued(headers),
-            _tracer.start_as_current_span(f"process {queue.name}", kind=trace.SpanKind.CONSUMER) as span,
+            telemetry.span(
+                f"process {name}",
+                "consumer",
+                taken_attributes(message, name, attempt) if telemetry.on() else None,
+                links=[{"traceparent": headers[EARLIER_HEADER]}] if EARLIER_HEADER in headers else [],
+                root=True,
+            ),
         ):
-            attempt = _attempt_of(headers)
-            span.set_attributes(
-                span_attributes(
-                    queue.name,
-                    message.raw_message.routing_key or "",
-                    message.message_id or "",
-                    str(message.correlation_id or ""),
-                )
-            )
-            span.set_attribute("pixorly.attempt", attempt)
             try:
                 event = self.subscription.read(message.raw_message.type, message.body)
             except ValueError as error:
                 reason = str(error)
+                telemetry.failed_here("unreadable")
                 await self._insist(lambda: self._bury(message, "unreadable", reason))
                 return
+            if attempt == 1 and not message.raw_message.redelivered:
+                AGE_SECONDS.labels(name).observe(max(0.0, (utcnow() - event.occurred_at).total_seconds()))
             with structlog.contextvars.bound_contextvars(job_id=str(event.job_id), attempt=attempt):
                 await self._handle(event, Delivery(attempt, bool(message.raw_message.redelivered)), message)
 
@@ -287,6 +289,8 @@ class Worker:
             raise
         except Exception as error:  # noqa: BLE001 - this is where every error ends
             decided = fate(error, delivery.attempt, self.ladder_s)
+            if not isinstance(decided, Hold):
+                telemetry.failed_here(error)
             if isinstance(decided, Dead):
                 _log.exception("a handler failed", queue=self.subscription.queue.name, exc_info=error)
         match decided:
@@ -348,7 +352,9 @@ class Worker:
 
     async def _delay(self, message: RabbitMessage, delay_s: int, attempt: int) -> None:
         step_queue = self.subscription.queue.retry(delay_s)
-        await self._send_on(RETRY_EXCHANGE, step_queue, message, {ATTEMPT_HEADER: attempt})
+        earlier = telemetry.carried().get("traceparent")
+        linked = {EARLIER_HEADER: earlier} if earlier and telemetry.on() else {}
+        await self._send_on(RETRY_EXCHANGE, step_queue, message, {ATTEMPT_HEADER: attempt, **linked})
 
     async def _bury(self, message: RabbitMessage, label: str, reason: str) -> None:
         queue = self.subscription.queue.name
@@ -359,15 +365,18 @@ class Worker:
     async def _send_on(self, exchange: str, key: str, message: RabbitMessage, headers: Mapping[str, Any]) -> None:
         """Publish the same message elsewhere; headers that start with x- belong to RabbitMQ."""
         kept = {name: value for name, value in message.headers.items() if not name.startswith("x-")}
-        await self.publisher.send(
-            exchange,
-            key,
-            message.body,
-            message_id=str(message.message_id or ""),
-            message_type=message.raw_message.type,
-            correlation_id=str(message.correlation_id or ""),
-            headers={**kept, **headers},
-        )
+        kept |= telemetry.flagged(kept)
+        message_id, job_id = str(message.message_id or ""), str(message.correlation_id or "")
+        with telemetry.span(f"publish {key}", "producer", sent_attributes(exchange, key, message_id, job_id)):
+            await self.publisher.send(
+                exchange,
+                key,
+                message.body,
+                message_id=message_id,
+                message_type=message.raw_message.type,
+                correlation_id=job_id,
+                headers={**kept, **headers},
+            )
 
 
 def _attempt_of(headers: Mapping[str, Any]) -> int:
@@ -448,7 +457,8 @@ class Consumer:
             channel = await connection.channel()
             try:
                 queues = [worker.subscription.queue for worker in self._workers]
-                await declare(channel, queues, self._settings.retry_delays_s)
+                for name, waiting in (await declare(channel, queues, self._settings.retry_delays_s)).items():
+                    READY.labels(name).set(waiting)
             finally:
                 await channel.close()
 

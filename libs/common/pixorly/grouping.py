@@ -5,10 +5,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from opentelemetry.trace import Span
+
+from pixorly import telemetry
 from pixorly.errors import OutageError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+_Member = tuple[Item, asyncio.Future[Answer], Span]
 
 
 class Grouper(Generic[Item, Answer]):
@@ -24,6 +28,8 @@ class Grouper(Generic[Item, Answer]):
             returns another number of answers, which is a bug, each caller gets a `RuntimeError`.
         max_group: The most items in one group.
         workers: How many groups may be under way at once.
+        name: What it does, for spans. Each item has a span in its own trace; what the group does is part of the first
+            one's, and the others link to that.
     """
 
     def __init__(
@@ -32,20 +38,23 @@ class Grouper(Generic[Item, Answer]):
         *,
         max_group: int = 256,
         workers: int = 1,
+        name: str = "group",
     ) -> None:
         self._run = run
+        self._name = name
         self._max_group = max_group
         self._workers = workers
-        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[_Member[Item, Answer]] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: Item) -> Answer:
         """Return the answer to `item`, or raise the exception that answers it."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
-        if len(self._running) < self._workers:
-            self._running.add(asyncio.create_task(self._work()))
-        return await answer
+        with telemetry.span(self._name) as span:
+            answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            self._waiting.append((item, answer, span))
+            if len(self._running) < self._workers:
+                self._running.add(telemetry.detached(self._work()))
+            return await answer
 
     async def _work(self) -> None:
         try:
@@ -58,9 +67,10 @@ class Grouper(Generic[Item, Answer]):
             if task := asyncio.current_task():
                 self._running.discard(task)
 
-    async def _answer(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _answer(self, group: "list[_Member[Item, Answer]]") -> None:
         try:
-            answers = await self._run([item for item, _ in group])
+            with telemetry.shared([span for _, _, span in group]):
+                answers = await self._run([item for item, _, _ in group])
         except OutageError as error:
             answers = [error] * len(group)
         except Exception as error:  # noqa: BLE001 - it is handed to whoever waits
@@ -70,13 +80,13 @@ class Grouper(Generic[Item, Answer]):
                 return
             answers = [error]
         except BaseException:
-            for _, answer in group:
+            for _, answer, _ in group:
                 answer.cancel()
             raise
         if len(answers) != len(group):
             # Whose answer is whose can't be told, and what was done is done: it is not run again.
             answers = [RuntimeError(f"{len(answers)} answers to {len(group)} items")] * len(group)
-        for (_, future), result in zip(group, answers, strict=True):
+        for (_, future, _), result in zip(group, answers, strict=True):
             _resolve(future, result)
 
 

@@ -6,12 +6,13 @@ that died. An event may therefore be published twice, always with the same id.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
+from opentelemetry.trace import Span
 from pydantic import ValidationError
 
 from pixorly import metrics, telemetry
@@ -84,7 +85,7 @@ class Outbox:
         self._bus = bus
         self._poll_s = poll_s
         self._publishing: set[asyncio.Task[None]] = set()
-        self._forget = Grouper(self._forget_group, max_group=500)
+        self._forget = Grouper(self._forget_group, max_group=500, name="outbox.forget")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -106,10 +107,10 @@ class Outbox:
 
     async def _publish(self, row: _Row, path: str) -> None:
         try:
-            with telemetry.continued(row.headers):
+            with telemetry.continued(row.headers), _span(row.event, path):
                 await self._bus.publish(row.event, row.headers)
-            failpoint("published")
-            await self._forget(row.event.event_id)
+                failpoint("published")
+                await self._forget(row.event.event_id)
         except OutageError:
             return  # the relay finds it
         PUBLISHED.labels(row.event.type, path).inc()
@@ -154,7 +155,7 @@ class Outbox:
         if row is None:
             return False
         try:
-            with telemetry.continued(row.headers):
+            with telemetry.continued(row.headers), _span(row.event, "relay"):
                 await self._bus.publish(row.event, row.headers)
         except OutageError:
             return False
@@ -165,6 +166,12 @@ class Outbox:
         """Wait for the publications that are under way."""
         if self._publishing:
             await asyncio.wait(self._publishing)
+
+
+def _span(event: Event, path: str) -> AbstractContextManager[Span]:
+    return telemetry.span(
+        f"outbox {event.type}", attributes={"pixorly.outbox.path": path, "pixorly.job_id": str(event.job_id)}
+    )
 
 
 async def _insert(connection: Connection, rows: Sequence[_Row]) -> None:

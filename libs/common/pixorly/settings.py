@@ -63,7 +63,10 @@ class ProcessSettings(Settings):
         default=None, validation_alias=AliasChoices("otlp_endpoint_url", "OTEL_EXPORTER_OTLP_ENDPOINT")
     )
     """Where spans go, as OTLP over HTTP; none are made where this is not set."""
+    otlp_metrics_every_s: float = Field(default=0, ge=0)
+    """How often metrics go to the same place; 0: they are served at `/metrics` only."""
     trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """The share of traces that is sent; those in which something fails are always sent."""
 
 
 class AmqpSettings(Settings):

@@ -145,12 +145,18 @@ def delays_s(ladder_s: Sequence[int] = LADDER_S) -> list[int]:
     return sorted({*ladder_s, *RETRY_AFTER_S, HELD_S})
 
 
-async def declare(channel: AbstractChannel, queues: Iterable[WorkQueue], ladder_s: Sequence[int] = LADDER_S) -> None:
+async def declare(
+    channel: AbstractChannel, queues: Iterable[WorkQueue], ladder_s: Sequence[int] = LADDER_S
+) -> dict[str, int]:
     """Declare the exchanges, and `queues` with their retry and dead queues and all bindings. A repeat changes nothing.
+
+    Returns:
+        How many messages wait in each of `queues`, by its name.
 
     Raises:
         aio_pika.exceptions.ChannelPreconditionFailed: A queue is there with other arguments.
     """
+    waiting: dict[str, int] = {}
     events, retry, dead = [await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True) for name in EXCHANGES]
     for queue in queues:
         # What a message may end in stands before the message can get there.
@@ -170,6 +176,8 @@ async def declare(channel: AbstractChannel, queues: Iterable[WorkQueue], ladder_
             await work.bind(events, event.type)
         for key in queue.dead_keys:
             await work.bind(dead, key)
+        waiting[queue.name] = work.declaration_result.message_count or 0
+    return waiting
 
 
 def queues_of(service: str) -> list[WorkQueue]:

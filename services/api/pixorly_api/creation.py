@@ -13,7 +13,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from opentelemetry import trace
 
 from pixorly import metrics, telemetry
 from pixorly.catalogue import Model
@@ -134,8 +133,8 @@ class Creation:
         self._ledger = ledger
         self._windows = windows
         # Those that come while a transaction is under way share the next one.
-        self._note = Grouper(self._note_group)
-        self._make_promise = Grouper(self._promise_group)
+        self._note = Grouper(self._note_group, name="jobs.note")
+        self._make_promise = Grouper(self._promise_group, name="jobs.promise")
 
     async def create(self, order: Order) -> Created:
         """Return a promised job for an order: a new one, or that of the request which this one repeats.
@@ -285,9 +284,10 @@ def _later(error: ChargeVoided | OutageError) -> OutageError:
 
 
 def _asked(order: Order) -> Asked:
-    span = trace.get_current_span().get_span_context()
+    job_id = new_id()
+    telemetry.note(job_id=str(job_id))
     intent = Intent(
-        job_id=new_id(),
+        job_id=job_id,
         user_id=order.user_id,
         model=order.model.id,
         prompt=order.prompt,
@@ -297,7 +297,7 @@ def _asked(order: Order) -> Asked:
         credits_per_image=order.credits_per_image,
         metadata=order.metadata,
         body_hash=order.body_hash,
-        trace_id=f"{span.trace_id:032x}" if span.is_valid else None,
+        place=telemetry.here(),
         fallback_models=tuple(model.id for model in order.fallbacks),
         visibility=order.visibility,
         retry_of=order.retry_of,

@@ -8,24 +8,20 @@ from typing import Any, Final
 import structlog
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from opentelemetry import trace
+from opentelemetry.trace import Span
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
-from pixorly import metrics, telemetry
+from pixorly import http, telemetry
 from pixorly.errors import InvalidRequest, PixorlyError
 from pixorly.ids import new_id
 from pixorly_api import problems
 from pixorly_api.errors import BodyTooLarge, MalformedBody
 
-_tracer = trace.get_tracer("pixorly.api")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-_QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
-
-REQUESTS = metrics.histogram("pixorly_http_request_seconds", "How long requests took.", "method", "route", "status")
 
 
 class Edge:
@@ -42,7 +38,7 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http" or scope["path"] in _QUIET:
+        if scope["type"] != "http" or scope["path"] in http.QUIET:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -51,8 +47,8 @@ class Edge:
         scope["pixorly.request_id"] = request_id
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
-            telemetry.continued(headers),
-            _tracer.start_as_current_span(scope["method"], kind=trace.SpanKind.SERVER) as span,
+            telemetry.continued(telemetry.from_outside(headers)),
+            http.begin(scope, root=True) as span,
         ):
             await self._answer(scope, receive, _Reply(send, scope, span, request_id))
 
@@ -70,7 +66,7 @@ class Edge:
 class _Reply:
     """Sends an answer, and notes what it was."""
 
-    def __init__(self, send: Send, scope: Scope, span: trace.Span, request_id: str) -> None:
+    def __init__(self, send: Send, scope: Scope, span: Span, request_id: str) -> None:
         self._send = send
         self._scope = scope
         self._span = span
@@ -96,14 +92,7 @@ class _Reply:
 
     def count(self) -> None:
         """Name the span after the route, and count the request."""
-        route = getattr(self._scope.get("route"), "path", "none")
-        method = self._scope["method"] if self._scope["method"].isalpha() else "?"
-        self._span.update_name(f"{method} {route}")
-        self._span.set_attributes(
-            {"http.request.method": method, "http.route": route, "http.response.status_code": self._status}
-        )
-        elapsed_s = time.perf_counter() - self._began
-        REQUESTS.labels(method[:10], route, str(self._status)).observe(elapsed_s)
+        http.end(self._scope, self._span, self._status, self._began)
 
 
 async def _nothing() -> Message:

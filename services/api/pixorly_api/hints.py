@@ -13,6 +13,7 @@ import structlog
 from faststream import AckPolicy
 from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitMessage, RabbitQueue
 
+from pixorly import telemetry
 from pixorly.broker import make_broker, stop, translated
 from pixorly.errors import OutageError
 from pixorly.settings import AmqpSettings
@@ -92,7 +93,7 @@ class Hints:
             return
         self._pending.update(dict.fromkeys(changes))
         if self._pending and (self._sending is None or self._sending.done()):
-            self._sending = asyncio.create_task(self._send())
+            self._sending = telemetry.detached(self._send())
 
     async def _send(self) -> None:
         while self._pending:

@@ -74,7 +74,7 @@ class Jobs:
         self._outbox = outbox
         self._announce = announce
         self._delete_again_after_s = delete_again_after_s
-        self._change: Grouper[Change, Job | None] = Grouper(self._change_group, max_group=_GROUP)
+        self._change: Grouper[Change, Job | None] = Grouper(self._change_group, max_group=_GROUP, name="jobs.change")
 
     async def change(self, job_id: UUID, rule: Rule) -> Job | None:
         """Apply a rule to a job and return it; None if there is none.
@@ -145,7 +145,9 @@ class Jobs:
         await self._write(connection, before, after, answers)
         for change, made in zip(changes, answers, strict=True):
             if isinstance(made, Step):
-                transaction.append(*made.announced, trace_context=change.trace_context)
+                # A sweep is in no trace; what it does to a job belongs to the job's.
+                context = change.trace_context or telemetry.there(made.job.place)
+                transaction.append(*made.announced, trace_context=context)
         return answers
 
     async def _write(

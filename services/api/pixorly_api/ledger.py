@@ -13,15 +13,13 @@ from uuid import UUID
 
 import httpx
 import orjson
-from opentelemetry import trace
 
-from pixorly import telemetry
+from pixorly import http, telemetry
 from pixorly.errors import InsufficientCredits, InvalidRequest, OutageError, PixorlyError, ServerError, UserError
 from pixorly.grouping import Grouper
 from pixorly.settings import LedgerClientSettings
 from pixorly_api import errors
 
-_tracer = trace.get_tracer("pixorly.ledger")
 _REFUSALS: Final[dict[str, type[UserError]]] = {
     refusal.code: refusal
     for refusal in (
@@ -100,6 +98,7 @@ class HttpLedger(Ledger):
 
     def __init__(self, settings: LedgerClientSettings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._timeout_s = settings.ledger_timeout_s
+        self._url = settings.ledger_url
         self._client = httpx.AsyncClient(
             base_url=settings.ledger_url,
             headers={"Authorization": f"Bearer {settings.service_token.get_secret_value()}"},
@@ -110,7 +109,9 @@ class HttpLedger(Ledger):
             trust_env=False,
         )
         # Those that come while others are under way go together.
-        self._charge: Grouper[_Ask, Charge] = Grouper(self._charge_group, max_group=64, workers=_CHARGING)
+        self._charge: Grouper[_Ask, Charge] = Grouper(
+            self._charge_group, max_group=64, workers=_CHARGING, name="charges.send"
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -178,7 +179,7 @@ class HttpLedger(Ledger):
 
     async def _call(self, method: str, path: str, *, patient: bool = True, **more: Any) -> Any:
         heard = False  # whether the ledger may have heard of it
-        with _tracer.start_as_current_span(f"{method} ledger", kind=trace.SpanKind.CLIENT):
+        with http.calling("ledger", method, self._url, path) as span:
             headers = {**more.pop("headers", {}), **telemetry.carried()}
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -186,6 +187,7 @@ class HttpLedger(Ledger):
                         before, heard = heard, True
                         try:
                             response = await self._client.request(method, path, headers=headers, **more)
+                            http.answered(span, response.status_code)
                             break
                         except httpx.TransportError as error:
                             heard = before or not isinstance(error, _NOT_SENT)

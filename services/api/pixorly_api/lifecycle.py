@@ -104,7 +104,11 @@ def ending_of(code: str) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A promised job: charged and announced."""
+    """A promised job: charged and announced.
+
+    Attributes:
+        place: Where in which trace it was made, as `telemetry.here` says it.
+    """
 
     job_id: UUID
     user_id: str
@@ -124,6 +128,7 @@ class Job:
     slots: tuple[Slot, ...]
     fallback_models: tuple[str, ...] = ()
     visibility: Visibility = "private"
+    place: str | None = None
 
     @property
     def settled(self) -> bool:

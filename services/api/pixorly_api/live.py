@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from pixorly import metrics
+from pixorly import metrics, telemetry
 from pixorly.db import Database
 from pixorly.errors import OutageError
 from pixorly_api import store
@@ -158,7 +158,7 @@ class Watcher:
     def _look_on(self) -> None:
         self._loop = asyncio.get_running_loop()
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+            self._looking = telemetry.detached(self._look())
 
     async def _look(self) -> None:
         """Look for what no hint told of, as long as anybody watches."""

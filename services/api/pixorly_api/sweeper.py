@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from pixorly import metrics
+from pixorly import metrics, telemetry
 from pixorly.db import Database
 from pixorly.errors import OutageError, PixorlyError, UserError
 from pixorly.events import ImageDeleted, utcnow
@@ -112,7 +112,7 @@ class Sweeper:
             await store.postpone_nudges(connection, self._pace.nudge_after_s)
             found = await store.quiet(connection, self._pace.nudge_after_s, _BATCH)
             for job in (await store.lock_jobs(connection, found)).values():
-                transaction.append(*lifecycle.awaited(job))
+                transaction.append(*lifecycle.awaited(job), trace_context=telemetry.there(job.place))
         for job_id in found:
             _log.warning("a job without news", job_id=str(job_id))
         return len(found)
@@ -175,7 +175,7 @@ class Sweeper:
         if settled:
             async with self._outbox.transaction() as transaction:
                 for job in (await store.lock_jobs(transaction.connection, settled)).values():
-                    transaction.append(lifecycle.settlement(job))
+                    transaction.append(lifecycle.settlement(job), trace_context=telemetry.there(job.place))
         orphans = [job_id for job_id in users if statuses.get(job_id) in {None, "abandoned"}]
         for job_id in orphans:
             _log.warning("a charge without a job", job_id=str(job_id))

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from opentelemetry import trace
 
-from pixorly import metrics
+from pixorly import metrics, telemetry
 from pixorly.catalogue import Catalogue, Model, UnknownModel
 from pixorly.errors import InvalidRequest, ModelUnavailable, OutageError, PixorlyError, ProviderTimeout
 from pixorly.events import ImageParams, JobCreated, PlannedCall
 from pixorly_generator.providers import ImageProvider, ProviderAnswer, ProviderRequest
 
 _log = structlog.get_logger()
-_tracer = trace.get_tracer("pixorly.generator")
 _SLACK_S: Final = 5.0
 
 CALLS = metrics.counter("pixorly_provider_calls", "Provider calls by how they ended.", "provider", "model", "code")
@@ -133,20 +131,26 @@ async def _ask(provider: ImageProvider, request: ProviderRequest) -> ProviderAns
     """Make one call, measured and traced."""
     model, code = request.model.id, "internal_error"
     attributes: dict[str, str | int] = {
+        # Neither prompt nor image: OpenTelemetry's names for those are left out on purpose.
         "gen_ai.operation.name": "generate_content",
         "gen_ai.provider.name": provider.name,
         "gen_ai.request.model": model,
         "gen_ai.output.type": "image",
+        "gen_ai.request.choice.count": request.n,
         "pixorly.job_id": str(request.job_id),
         "pixorly.attempt": request.attempt,
     }
-    span = _tracer.start_as_current_span(f"generate_content {model}", kind=trace.SpanKind.CLIENT, attributes=attributes)
-    with span, IN_FLIGHT.labels(provider.name).track_inprogress(), SECONDS.labels(provider.name, model).time():
+    with (
+        telemetry.span(f"generate_content {model}", "client", attributes) as span,
+        IN_FLIGHT.labels(provider.name).track_inprogress(),
+        SECONDS.labels(provider.name, model).time(),
+    ):
         try:
             # Each provider keeps to the time-out itself; this is for one that does not.
             async with asyncio.timeout(request.timeout_s + _SLACK_S):
                 answer = await provider.generate(request)
             code = "ok"
+            span.set_attributes(_answer_attributes(answer))
         except TimeoutError as error:
             code = ProviderTimeout.code
             raise ProviderTimeout from error
@@ -157,3 +161,23 @@ async def _ask(provider: ImageProvider, request: ProviderRequest) -> ProviderAns
             CALLS.labels(provider.name, model, code).inc()
     COST_USD.labels(provider.name, model).inc(float(answer.cost_usd or 0))
     return answer
+
+
+def _answer_attributes(answer: ProviderAnswer) -> dict[str, str | int | float]:
+    """Return OpenTelemetry's attributes of what a provider answered, as far as it said so."""
+    tokens = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
+    told = {
+        f"gen_ai.usage.{name}": int(count)
+        for name, theirs in tokens.items()
+        if isinstance(count := answer.usage.get(name, answer.usage.get(theirs)), int | float)
+    }
+    found: dict[str, str | int | float] = {
+        "gen_ai.response.model": answer.model,
+        "pixorly.provider.images": len(answer.images),
+        **told,
+    }
+    if answer.generation_id:
+        found["gen_ai.response.id"] = answer.generation_id
+    if answer.cost_usd is not None:
+        found["pixorly.provider.cost_usd"] = float(answer.cost_usd)
+    return found

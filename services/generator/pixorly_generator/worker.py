@@ -12,6 +12,7 @@ from pixorly.broker import Publisher
 from pixorly.db import Database, migrate
 from pixorly.delivery import Consumer, Subscription
 from pixorly.health import Check
+from pixorly.http import Observed
 from pixorly.outbox import Outbox
 from pixorly.topology import queue_named
 from pixorly_generator import handlers
@@ -100,6 +101,7 @@ def build(settings: GeneratorSettings) -> FastAPI:
     app.include_router(health.routes(checks))
     if token := settings.service_token.get_secret_value():
         app.include_router(routes(database, token))
+        app.add_middleware(Observed)
     return app
 
 

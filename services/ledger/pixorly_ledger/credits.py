@@ -128,8 +128,12 @@ class Credits:
         self._database = database
         self._plans = plans
         self._clock = clock
-        self.charges: Grouper[ChargeRequest, Charged] = Grouper(self._charge_group, max_group=max_group)
-        self.settlements: Grouper[Settlement, Settled] = Grouper(self._settle_group, max_group=max_group)
+        self.charges: Grouper[ChargeRequest, Charged] = Grouper(
+            self._charge_group, max_group=max_group, name="ledger.charge"
+        )
+        self.settlements: Grouper[Settlement, Settled] = Grouper(
+            self._settle_group, max_group=max_group, name="ledger.settle"
+        )
 
     # Charging
 

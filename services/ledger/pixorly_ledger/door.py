@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pixorly.errors import InvalidRequest, PixorlyError
+from pixorly.http import ROUTE
 from pixorly_ledger.credits import ChargeRequest, Credits
 from pixorly_ledger.problems import Unauthorized, first_fault, problem_of
 from pixorly_ledger.schemas import ChargeIn
@@ -48,6 +49,7 @@ class ChargeDoor:
         if scope["type"] != "http" or scope["path"] not in {_ONE, _MANY} or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        scope[ROUTE] = scope["path"]
         try:
             self._check(scope)
             body = await _body(receive)

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Path, Query, Request, Res
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 
+from pixorly.http import Observed
 from pixorly_ledger.accounts import Accounts, Terms
 from pixorly_ledger.audit import Audit
 from pixorly_ledger.credits import Credits
@@ -78,6 +79,7 @@ class Ledger:
 def add_routes(app: FastAPI, ledger: Ledger, token: str) -> None:
     """Let the app answer all of `/internal`."""
     app.add_middleware(ChargeDoor, credits_=ledger.credits, token=token)
+    app.add_middleware(Observed)
     router = APIRouter(prefix="/internal", dependencies=[Depends(_token_check(token))])
     router.include_router(_charge_routes(ledger.credits, ledger.statements))
     router.include_router(_image_routes(ledger.storage))

@@ -42,7 +42,7 @@ class Storage:
     def __init__(self, database: Database, *, clock: Clock = utcnow) -> None:
         self._database = database
         self._clock = clock
-        self._true_ups: Grouper[TrueUp, TruedUp] = Grouper(self._true_up_group)
+        self._true_ups: Grouper[TrueUp, TruedUp] = Grouper(self._true_up_group, name="ledger.true_up")
 
     async def true_up(self, image_id: UUID, user_id: str, size_bytes: int) -> TruedUp:
         """Replace the estimate for an image by what it really takes, whether the quota has room for it or not.

@@ -8,7 +8,7 @@ from uuid import UUID
 import httpx
 from typing_extensions import override
 
-from pixorly import telemetry
+from pixorly import http, telemetry
 from pixorly.errors import OutageError, ServerError
 from pixorly.settings import LedgerClientSettings
 
@@ -41,6 +41,7 @@ class HttpLedger(Ledger):
 
     def __init__(self, settings: LedgerClientSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._timeout_s = settings.ledger_timeout_s
+        self._url = settings.ledger_url
         self._client = httpx.AsyncClient(
             base_url=settings.ledger_url,
             headers={"Authorization": f"Bearer {settings.service_token.get_secret_value()}"},
@@ -80,12 +81,14 @@ class HttpLedger(Ledger):
         await self._call("GET", "/livez")
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        try:
-            # httpx bounds each read, which an answer in drips would never reach.
-            async with asyncio.timeout(self._timeout_s):
-                answer = await self._client.request(method, path, json=body, headers=telemetry.carried())
-        except (httpx.HTTPError, OSError) as error:
-            raise OutageError("ledger", f"The ledger is away: {type(error).__name__}.") from error
+        with http.calling("ledger", method, self._url, path) as span:
+            try:
+                # httpx bounds each read, which an answer in drips would never reach.
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await self._client.request(method, path, json=body, headers=telemetry.carried())
+            except (httpx.HTTPError, OSError) as error:
+                raise OutageError("ledger", f"The ledger is away: {type(error).__name__}.") from error
+            http.answered(span, answer.status_code)
         if answer.is_server_error or answer.status_code in _OURS_TO_MEND:
             raise OutageError("ledger", f"The ledger answered {answer.status_code}.")
         if not answer.is_success:

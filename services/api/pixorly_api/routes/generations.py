@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from pixorly import telemetry
 from pixorly.catalogue import Catalogue, Model, check_fallbacks
 from pixorly.errors import InvalidRequest, OutageError
 from pixorly_api import store, views
@@ -311,7 +312,11 @@ async def timeline(parts: P, caller: Reader, generation_id: JobId) -> Timeline:
     async with parts.database.connection() as connection:
         attempts = await store.attempts_of(connection, generation_id)
         slots = await store.slot_times(connection, generation_id)
-    return Timeline(generation_id=generation_id, trace_id=record.trace_id, data=views.timeline(record, attempts, slots))
+    return Timeline(
+        generation_id=generation_id,
+        trace_id=telemetry.trace_id_of(record.job.place),
+        data=views.timeline(record, attempts, slots),
+    )
 
 
 @router.get("/{generation_id}/receipt", operation_id="getGenerationReceipt", summary="Who paid", responses=_READ)

@@ -10,6 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header
 from fastapi.responses import StreamingResponse
 
+from pixorly import telemetry
 from pixorly.errors import OutageError
 from pixorly.ids import first_id
 from pixorly_api import store, views
@@ -162,7 +163,8 @@ class _News:
 
 
 async def _event(parts: Parts, name: str, record: Record, event_id: int) -> bytes:
-    shown = await views.generation(record, parts.links)
+    with telemetry.visit(record.job.place, f"tell {name}", {"pixorly.job_id": str(record.job.job_id)}):
+        shown = await views.generation(record, parts.links)
     return f"event: {name}\nid: {event_id}\ndata: {shown.model_dump_json()}\n\n".encode()
 
 

@@ -35,7 +35,7 @@ class Intent:
     credits_per_image: int
     metadata: Mapping[str, str]
     body_hash: bytes
-    trace_id: str | None = None
+    place: str | None = None
     fallback_models: tuple[str, ...] = ()
     tried: bool = False
     visibility: Visibility = "private"
@@ -121,7 +121,7 @@ def _row_of(asked: Asked) -> dict[str, Any]:
         "calls": [call.model_dump(mode="json") for call in intent.calls],
         "credits_per_image": intent.credits_per_image,
         "metadata": dict(intent.metadata),
-        "trace_id": intent.trace_id,
+        "trace_id": intent.place,
         "fallback_models": intent.fallback_models,
         "visibility": intent.visibility,
         "retry_of": intent.retry_of,

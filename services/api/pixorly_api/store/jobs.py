@@ -13,7 +13,7 @@ from pixorly.keys import is_public
 from pixorly_api.lifecycle import Job, Slot
 
 JOB_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, plan, calls,
-    visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count"""
+    visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count, trace_id"""
 _ATTEMPT_KEY: Final = 5
 """How many of the columns of an attempt tell it from others."""
 
@@ -39,6 +39,7 @@ def job_of(row: asyncpg.Record, slots: tuple[Slot, ...]) -> Job:
         slots=slots,
         fallback_models=tuple(row["fallback_models"]),
         visibility=row["visibility"],
+        place=row["trace_id"],
     )
 
 

@@ -13,7 +13,7 @@ from pixorly_api.lifecycle import Job, Slot
 from pixorly_api.store.images import Image, images_of
 from pixorly_api.store.jobs import JOB_COLUMNS, job_of, slots_of
 
-_READ_COLUMNS: Final = f"{JOB_COLUMNS}, metadata, version, balance_credits, trace_id, retry_of"
+_READ_COLUMNS: Final = f"{JOB_COLUMNS}, metadata, version, balance_credits, retry_of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,6 @@ class Record:
         metadata: What its caller noted on it.
         version: Moves with every change.
         balance_credits: What its charge left.
-        trace_id: The trace of the request that made it.
         images: Its images that are in the bucket, in order.
         retry_of: The failed job that it is another try of.
     """
@@ -34,7 +33,6 @@ class Record:
     metadata: Mapping[str, str]
     version: int
     balance_credits: int
-    trace_id: str | None
     images: tuple[Image, ...] = ()
     retry_of: UUID | None = None
 
@@ -124,7 +122,6 @@ def record_of(row: asyncpg.Record, slots: tuple[Slot, ...], images: tuple[Image,
         metadata=row["metadata"],
         version=row["version"],
         balance_credits=row["balance_credits"],
-        trace_id=row["trace_id"],
         images=images,
         retry_of=row["retry_of"],
     )

@@ -23,6 +23,7 @@ from pixorly.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
+from pixorly.http import answered, calling
 from pixorly_generator.providers.decoding import Parsed, parse
 
 MAX_BODY_BYTES: Final = 64_000_000
@@ -136,7 +137,10 @@ class ProviderHttp:
         lane.busy += 1
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._exchange(lane.client, path, body, timeout_s, headers)
+                with calling("provider", "POST", self.base_url, path) as span:
+                    reply = await self._exchange(lane.client, path, body, timeout_s, headers)
+                    answered(span, reply.status)
+                    return reply
         except (TimeoutError, httpx.TimeoutException) as error:
             raise ProviderTimeout from error
         except httpx.HTTPError as error:
