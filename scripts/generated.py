@@ -1,16 +1,19 @@
 """Write the files that follow from the code, or with `--check` say which of them no longer do.
 
 They are `.env.example` (from the settings classes), `docs/events.md` (from the events and the topology),
-`docs/outcomes.md` and `docs/errors.md` (from the table of outcomes), `docs/metrics.md` (from the metrics).
+`docs/outcomes.md` and `docs/errors.md` (from the table of outcomes), `docs/metrics.md` (from the metrics), and
+Grafana's dashboards (from `dashboards.py`).
 """
 
 import importlib
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from dashboards import DASHBOARDS, rendered
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import AliasChoices, BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -263,6 +266,7 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/errors.md": errors_doc,
     "docs/outcomes.md": outcomes_doc,
     "docs/metrics.md": metrics_doc,
+    **{f"deploy/grafana/dashboards/{name}.json": partial(rendered, page) for name, page in DASHBOARDS.items()},
 }
 
 

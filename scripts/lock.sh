@@ -14,8 +14,10 @@ compile() {
     .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $OURS "$@"
 }
 
-# The stack needs all the others, and so its lock is that of all.
-compile ${UPGRADE:+--upgrade} libs/stack/pyproject.toml pyproject.toml --group dev -o requirements.lock
-for project in services/*/pyproject.toml; do
+# The local stack needs all the others, and so its lock is that of all. The command alone, as in its image, needs less.
+compile ${UPGRADE:+--upgrade} libs/stack/pyproject.toml --extra local pyproject.toml --group dev -o requirements.lock
+for project in services/*/pyproject.toml libs/stack/pyproject.toml; do
     compile -c requirements.lock "$project" -o "${project%/pyproject.toml}/requirements.lock"
 done
+# What `make check-deploy` checks with is heavy, and needed by nothing else.
+compile ${UPGRADE:+--upgrade} --group pyproject.toml:deploy -o deploy/requirements.lock

@@ -288,8 +288,9 @@ def _revealed(secret: SecretStr | None) -> str | None:
 
 
 @asynccontextmanager
-async def s3_client(settings: StorageSettings) -> AsyncIterator["S3Client"]:
-    """Lend the one boto client of a process, for the bucket and for links."""
+async def s3_client(settings: StorageSettings, endpoint_url: str | None = None) -> AsyncIterator["S3Client"]:
+    """Lend the one boto client of a process, for the bucket and for links; `endpoint_url` goes before the settings'."""
+    endpoint_url = endpoint_url or settings.s3_endpoint_url
     session = aioboto3.Session(
         aws_access_key_id=_revealed(settings.aws_access_key_id),
         aws_secret_access_key=_revealed(settings.aws_secret_access_key),
@@ -300,9 +301,7 @@ async def s3_client(settings: StorageSettings) -> AsyncIterator["S3Client"]:
         connect_timeout=3,
         read_timeout=10,
         retries={"mode": "standard", "total_max_attempts": 2},
-        s3={"addressing_style": "path" if settings.s3_endpoint_url else "virtual"},
+        s3={"addressing_style": "path" if endpoint_url else "virtual"},
     )
     async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(
-            session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
-        )
+        yield await stack.enter_async_context(session.client("s3", endpoint_url=endpoint_url, config=config))

@@ -4,6 +4,7 @@ Every setting comes from the environment: `PIXORLY_` and the field's name in cap
 OpenRouter's own tools use too. `.env.example` lists them all.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -38,17 +39,22 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Return the settings that the environment gives.
+        """Return the settings that the environment gives, and the files in the folder `PIXORLY_SECRETS_DIR`.
+
+        A file has a variable's name in small letters, `pixorly_amqp_url`; the environment goes before it.
 
         Raises:
             pydantic.ValidationError: One is missing or not valid; it names them all.
         """
-        return cls()
+        return cls(_secrets_dir=os.environ.get("PIXORLY_SECRETS_DIR") or None)  # noqa: TID251 - it says where settings are
 
 
 class ProcessSettings(Settings):
     """What every process takes."""
 
+    secrets_dir: Path | None = None
+    """A folder whose files are read as settings, for those who keep secrets out of the environment: a file has a
+    variable's name in small letters, such as `pixorly_amqp_url`."""
     environment: str = "local"
     log_level: str = "INFO"
     http_host: str = "127.0.0.1"

@@ -40,8 +40,9 @@ class S3Access:
         return StorageSettings(
             s3_endpoint_url=self.endpoint_url,
             aws_region=self.region,
-            aws_access_key_id=SecretStr(self.access_key_id),
-            aws_secret_access_key=SecretStr(self.secret_access_key),
+            # Without keys it is AWS, with the identity that this machine has there.
+            aws_access_key_id=SecretStr(self.access_key_id) if self.access_key_id else None,
+            aws_secret_access_key=SecretStr(self.secret_access_key) if self.secret_access_key else None,
             aws_s3_bucket=bucket or self.bucket,
         )
 

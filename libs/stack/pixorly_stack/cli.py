@@ -15,6 +15,7 @@ from pixorly_stack import (
     dead,
     demo,
     generate,
+    handover,
     images,
     jobs,
     offer,
@@ -43,7 +44,7 @@ app = App(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (commands.up, commands.down, commands.ps, commands.logs, commands.doctor):
+for command in (commands.up, commands.down, commands.ps, commands.logs, commands.doctor, handover.prepare):
     app.command()(command)
 for of_the_api in (generate.generate, demo.demo, account.account, account.usage, credits.statement, audit.audit):
     app.command()(of_the_api)

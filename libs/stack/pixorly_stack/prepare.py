@@ -9,6 +9,7 @@ import asyncpg
 from pixorly import topology
 from pixorly.bucket import ensure_bucket
 from pixorly.errors import PixorlyError
+from pixorly.settings import StorageSettings
 from pixorly_stack import store
 from pixorly_stack.access import Access, S3Access
 from pixorly_stack.errors import StackError
@@ -39,10 +40,13 @@ class Prepared:
     s3: S3Access
 
 
-async def prepare(access: Access, secrets: Secrets, *, own_server: bool) -> Prepared:
+async def prepare(
+    access: Access, secrets: Secrets, *, own_server: bool, storage: StorageSettings | None = None, bucket: bool = True
+) -> Prepared:
     """Make what is missing on the servers, and return how the services reach them. A repeat changes nothing.
 
-    With `own_server`, the database that every PostgreSQL has is closed to the services as well.
+    With `own_server`, the database that every PostgreSQL has is closed to the services as well. `storage` says more
+    about the bucket than how to reach it; without `bucket` it is left alone.
 
     Raises:
         StackError: A server refused a step.
@@ -50,10 +54,11 @@ async def prepare(access: Access, secrets: Secrets, *, own_server: bool) -> Prep
     database_urls = await _prepare_databases(access.database_url, secrets, own_server=own_server)
     amqp_urls, admin_url, own_users = await _prepare_broker(access, secrets)
     await _declare_topology(admin_url)
-    try:
-        await ensure_bucket(access.s3.settings())
-    except PixorlyError as error:
-        raise StackError(str(error)) from error
+    if bucket:
+        try:
+            await ensure_bucket(storage or access.s3.settings())
+        except PixorlyError as error:
+            raise StackError(str(error)) from error
     return Prepared(database_urls, amqp_urls, admin_url, own_users, access.s3)
 
 

@@ -40,10 +40,14 @@ class StackSettings(StorageSettings):
 
     @classmethod
     def from_environment(cls, **given: object) -> "StackSettings":
-        """Read the environment; what is given here goes before it."""
-        return cls(**{"cache_dir": cache_folder(environment()), **given})  # type: ignore[arg-type]
+        """Read the environment, and the files in `PIXORLY_SECRETS_DIR`; what is given here goes before both."""
+        folder = environment().get("PIXORLY_SECRETS_DIR") or None
+        return cls(**{"cache_dir": cache_folder(environment()), "_secrets_dir": folder, **given})  # type: ignore[arg-type]
 
 
 def environment() -> Mapping[str, str]:
-    """Return this process's environment."""
-    return dict(os.environ)  # noqa: TID251 - this is the one place
+    """Return this process's environment, and what the files in `PIXORLY_SECRETS_DIR` add to it."""
+    told = dict(os.environ)  # noqa: TID251 - this is the one place
+    folder = told.get("PIXORLY_SECRETS_DIR")
+    files = [file for file in Path(folder).iterdir() if file.is_file()] if folder else []
+    return {**{file.name.upper(): file.read_text().strip() for file in files}, **told}

@@ -103,6 +103,8 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
         default=None, validation_alias=AliasChoices("cloudfront_private_key", "AWS_CLOUDFRONT_PRIVATE_KEY")
     )
     """An RSA key as PEM; a backslash and an n may stand for each end of a line."""
+    s3_public_endpoint_url: str | None = None
+    """Where clients reach the object store, for presigned links, if that is not where the services do."""
     link_ttl_s: int = Field(default=3600, ge=60, le=604_800)
     """How long a link to a private image is good where a request asks for nothing else."""
 

@@ -1,6 +1,7 @@
 """Settings: their names in the environment, their bounds, and that secrets stay secret."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -170,3 +171,16 @@ def test_settings_never_change() -> None:
 
     with pytest.raises(ValidationError, match="frozen"):
         settings.http_port = 1  # type: ignore[misc]
+
+
+def test_secrets_may_be_files_and_the_environment_goes_before_them(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "pixorly_amqp_url").write_text("amqp://of-the-file")
+    (tmp_path / "aws_secret_access_key").write_text("of the file")
+    (tmp_path / "pixorly_service_token").write_text("of the file")
+    environment(PIXORLY_SECRETS_DIR=str(tmp_path), PIXORLY_SERVICE_TOKEN="of the environment")
+
+    settings = Everything.load()
+
+    assert settings.amqp_url.get_secret_value() == "amqp://of-the-file"
+    assert settings.aws_secret_access_key == SecretStr("of the file")
+    assert settings.service_token == SecretStr("of the environment")
