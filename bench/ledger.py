@@ -112,7 +112,7 @@ async def make_ledger(server_url: str, name: str) -> str:
     await admin.execute(f"create database {name}")
     await admin.close()
     url = server_url.rpartition("/")[0] + f"/{name}"
-    await migrate(url, "pixorly_ledger")
+    await migrate(url, "pixorly.partitions", "pixorly_ledger")
     connection = await asyncpg.connect(url)
     await connection.execute(SETUP.replace("$1", str(ACCOUNTS)))
     await connection.execute(SETUP_GRANTS)

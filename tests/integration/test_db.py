@@ -129,6 +129,22 @@ async def test_a_file_that_fails_leaves_nothing_of_itself_and_is_tried_again(
     assert await migrate(database_url, package.name) == [f"{package.name}/0002_broken.sql"]
 
 
+async def test_a_migration_lets_others_pass_while_a_table_that_it_changes_is_held(
+    database_url: str, package: Package
+) -> None:
+    package.write("0001_first.sql", "create table things (id int);")
+    await migrate(database_url, package.name)
+    package.write("0002_more.sql", "alter table things add name text;")
+    async with opened(database_url) as database, database.connection() as other:
+        async with database.transaction() as holder:
+            await holder.fetch("select id from things")
+            waiting = asyncio.create_task(migrate(database_url, package.name, lock_timeout_s=0.1))
+            await asyncio.sleep(0.3)
+            await asyncio.wait_for(other.fetch("select id from things"), 30)
+            assert not waiting.done()
+        assert await waiting == [f"{package.name}/0002_more.sql"]
+
+
 async def test_a_file_may_run_outside_a_transaction(database_url: str, package: Package) -> None:
     package.write("0001_first.sql", "create table things (id int);")
     package.write("0002_index.sql", "-- no-transaction\ncreate index concurrently things_by_id on things (id);")

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from importlib.resources import files
 from typing import Final
@@ -35,6 +35,7 @@ _AWAY: Final = (
     asyncpg.InternalClientError,  # the protocol was cut in mid-message
 )
 _MIGRATION_LOCK: Final = 0x7069786F
+_LOCK_TRIES: Final = 100
 
 CONNECTIONS = metrics.gauge("pixorly_database_connections", "Connections to PostgreSQL.", "state")
 
@@ -188,15 +189,16 @@ class Database:
             await connection.fetchval("select 1", timeout=2)
 
 
-async def migrate(url: str, *packages: str) -> list[str]:
+async def migrate(url: str, *packages: str, lock_timeout_s: float = 2) -> list[str]:
     """Apply the `migrations/*.sql` of each package that were not applied yet, and return their names.
 
     Several processes may do this at once: one works, the others wait. They poll for the lock, since a session that
     blocks on it holds a snapshot, which a `create index concurrently` would wait for. A file whose first line is
-    `-- no-transaction` runs outside a transaction.
+    `-- no-transaction` runs outside a transaction. Any other waits `lock_timeout_s` for the lock of a table, and begins
+    anew a little later where it does not get it: whoever comes after someone who waits for a lock, waits, too.
 
     Raises:
-        OutageError: PostgreSQL is away.
+        OutageError: PostgreSQL is away, or somebody else's transaction held a table all the time.
         RuntimeError: A file was changed after it was applied.
     """
     with translated():
@@ -204,12 +206,14 @@ async def migrate(url: str, *packages: str) -> list[str]:
         try:
             while not await connection.fetchval("select pg_try_advisory_lock($1)", _MIGRATION_LOCK):  # noqa: ASYNC110 - the lock is PostgreSQL's
                 await asyncio.sleep(0.1)
-            return [name for package in packages for name in await _migrate_package(connection, package)]
+            return [
+                name for package in packages for name in await _migrate_package(connection, package, lock_timeout_s)
+            ]
         finally:
             await connection.close(timeout=5)
 
 
-async def _migrate_package(connection: asyncpg.Connection, package: str) -> list[str]:
+async def _migrate_package(connection: asyncpg.Connection, package: str, lock_timeout_s: float) -> list[str]:
     await connection.execute(
         """create table if not exists schema_migrations (
                name text primary key, sha256 text not null, applied_at timestamptz not null default now())"""
@@ -224,17 +228,23 @@ async def _migrate_package(connection: asyncpg.Connection, package: str) -> list
             if done[name] != sha256:
                 raise RuntimeError(f"{name} was changed after it was applied; write a new migration instead")
             continue
-        await _apply(connection, name, sql, sha256)
+        await _apply(connection, name, sql, sha256, lock_timeout_s)
         applied.append(name)
     return applied
 
 
-async def _apply(connection: asyncpg.Connection, name: str, sql: str, sha256: str) -> None:
+async def _apply(connection: asyncpg.Connection, name: str, sql: str, sha256: str, lock_timeout_s: float) -> None:
     record = "insert into schema_migrations (name, sha256) values ($1, $2)"
     if sql.startswith("-- no-transaction"):
         await connection.execute(sql, timeout=None)
         await connection.execute(record, name, sha256)
         return
-    async with connection.transaction():
-        await connection.execute(sql, timeout=None)
-        await connection.execute(record, name, sha256)
+    for _ in range(_LOCK_TRIES):
+        with suppress(asyncpg.LockNotAvailableError):
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = {int(lock_timeout_s * 1000)}")
+                await connection.execute(sql, timeout=None)
+                await connection.execute(record, name, sha256)
+            return
+        await asyncio.sleep(lock_timeout_s / 2)
+    raise OutageError("postgres", f"A table that {name} changes is held by another transaction.")

@@ -18,6 +18,11 @@ def first_id(at: datetime) -> UUID:
     return UUID(int=int(at.timestamp() * 1000) << 80)
 
 
+def new_id_beside(other: UUID) -> UUID:
+    """Return a fresh UUIDv7 with the time of another, so that both lie in the same month's partition."""
+    return UUID(int=other.int >> 80 << 80 | new_id().int & (1 << 80) - 1)
+
+
 def derived_id(*parts: object) -> UUID:
     """Return the id that always belongs to `parts`, so that a repeat carries the same one."""
     return uuid5(_EVENTS, "/".join(str(part) for part in parts))

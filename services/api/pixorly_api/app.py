@@ -157,7 +157,7 @@ def build(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await migrate(url, "pixorly", "pixorly_api")
+            await migrate(url, "pixorly", "pixorly.partitions", "pixorly_api")
             await database.open()
             stack.push_async_callback(database.close)
             stack.push_async_callback(ledger.close)

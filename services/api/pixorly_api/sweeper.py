@@ -25,6 +25,7 @@ from pixorly_api.ledger import Ledger, moment
 _log = structlog.get_logger()
 _BATCH: Final = 100
 _ABANDONED_TTL_S: Final = 7 * 86_400.0
+_MONTHS_EVERY_S: Final = 3600.0
 
 SWEPT = metrics.counter("pixorly_swept", "What sweeps found to do.", "sweep")
 
@@ -79,6 +80,7 @@ class Sweeper:
             _every(self._pace.reconcile_interval_s, self.settle, self.nudge, self.delete_again, self.move_again),
             _every(self._pace.reconcile_interval_s, self.purge),
             _every(self._pace.audit_interval_s, self.audit_charges, batch=None),
+            _every(_MONTHS_EVERY_S, self.keep_partitions, batch=None),
         )
 
     async def expire(self) -> int:
@@ -181,6 +183,11 @@ class Sweeper:
             _log.warning("a charge without a job", job_id=str(job_id))
             await self._ledger.void(job_id, users[job_id])
         return len(settled) + len(orphans)
+
+    async def keep_partitions(self) -> int:
+        """Make the partitions of the months to come."""
+        async with self._database.connection() as connection:
+            return await store.keep_partitions(connection, self._clock())
 
     async def purge(self) -> int:
         """Delete idempotency keys, stream tokens, quotes and abandoned jobs that nobody can ask for any more."""

@@ -181,6 +181,11 @@ class Accounts:
             await book.post(connection)
         return len(users)
 
+    async def keep_partitions(self) -> int:
+        """Make the partitions of the months to come, and return how many."""
+        async with self._database.connection() as connection:
+            return await store.keep_partitions(connection, self._clock())
+
     async def _batches(self, lock: int, batch: Callable[[Connection], Awaitable[int]]) -> int:
         """Run `batch`, each time in a transaction, until it finds little; nothing if another process is at it."""
         total, found = 0, _BATCH
@@ -194,6 +199,7 @@ class Accounts:
         """Give and take back what is due, for ever."""
         while True:
             try:
+                await self.keep_partitions()
                 expired, given = await self.expire_lots(), await self.give_allowances()
                 if expired or given:
                     _log.info("upkeep", accounts_with_expired_lots=expired, accounts_given_an_allowance=given)

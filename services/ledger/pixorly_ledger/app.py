@@ -45,7 +45,7 @@ def build(settings: LedgerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await migrate(url, "pixorly_ledger")
+            await migrate(url, "pixorly.partitions", "pixorly_ledger")
             await database.open()
             stack.push_async_callback(database.close)
             await publisher.start()

@@ -11,7 +11,7 @@ from typing import Final, Self
 from uuid import UUID
 
 from pixorly.db import Connection
-from pixorly.ids import new_id
+from pixorly.ids import new_id, new_id_beside
 from pixorly_ledger import store
 from pixorly_ledger.rows import (
     Account,
@@ -160,7 +160,7 @@ class Book:
             from_lots,
             account.balance_credits,
             images,
-            new_id(),
+            new_id_beside(job_id),
             account.transfer_count if amount_credits else None,
         )
         self._new_charges.append(charge)
@@ -266,7 +266,7 @@ class Book:
         source, target = PLACES[kind]
         self._transfers.append(
             Transfer(
-                new_id(),
+                new_id_beside(job_id) if job_id else new_id(),
                 user_id,
                 seq,
                 kind,

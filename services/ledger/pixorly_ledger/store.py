@@ -336,6 +336,12 @@ async def save_allowances(connection: Connection, accounts: Sequence[Account]) -
     )
 
 
+async def keep_partitions(connection: Connection, at: datetime) -> int:
+    """Have a partition of the transfers for the month of `at` and some to come, and return how many were made."""
+    made: int = await connection.fetchval("select keep_partitions('transfers', at => $1)", at)
+    return made
+
+
 async def try_lock_upkeep(connection: Connection, key: int) -> bool:
     """Tell whether this transaction is the only one at the job with this key."""
     return bool(await connection.fetchval("select pg_try_advisory_xact_lock($1)", key))
@@ -465,7 +471,7 @@ async def find_transfers_of_job(connection: Connection, job_id: UUID) -> list[Ro
     """Return what moved for a job, in the order in which it did."""
     rows = await connection.fetch(
         """select id, kind, from_account, to_account, amount_credits, reason, created_at
-           from transfers where job_id = $1 order by id""",
+           from transfers where job_id = $1 order by created_at, seq nulls last""",
         job_id,
     )
     return [dict(row) for row in rows]

@@ -89,6 +89,7 @@ from pixorly_api.store.reading import (
 )
 from pixorly_api.store.sweeping import (
     abandon_intents,
+    keep_partitions,
     measure,
     note_voided,
     overdue,
@@ -143,6 +144,7 @@ __all__ = [
     "insert_quote",
     "insert_stream_token",
     "inventory",
+    "keep_partitions",
     "list_api_keys",
     "list_images",
     "list_records",

@@ -66,12 +66,12 @@ class ImageFilters:
     created_before: datetime | None = None
 
 
-async def images_of(connection: Connection, job_ids: Sequence[UUID]) -> list[Image]:
-    """Return the images of jobs, but for the deleted, in the order of their slots."""
+async def images_of(connection: Connection, image_ids: Sequence[UUID]) -> list[Image]:
+    """Return those images that there are and are not deleted, by job in the order of their slots."""
     rows = await connection.fetch(
         f"""select {_IMAGE_COLUMNS} from images
-            where job_id = any($1::uuid[]) and deleted_at is null order by job_id, index""",  # noqa: S608 - constants
-        job_ids,
+            where image_id = any($1::uuid[]) and deleted_at is null order by job_id, index""",  # noqa: S608 - constants
+        image_ids,
     )
     return [Image(**row) for row in rows]
 

@@ -110,7 +110,7 @@ async def _records(connection: Connection, rows: Sequence[asyncpg.Record]) -> li
         return []
     slots = await slots_of(connection, job_ids)
     images: dict[UUID, list[Image]] = {job_id: [] for job_id in job_ids}
-    for image in await images_of(connection, job_ids):
+    for image in await images_of(connection, [slot.image_id for of_job in slots.values() for slot in of_job]):
         images[image.job_id].append(image)
     return [record_of(row, slots[row["job_id"]], tuple(images[row["job_id"]])) for row in rows]
 

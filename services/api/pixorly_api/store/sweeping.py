@@ -1,5 +1,6 @@
 """Sweeping. What a sweep takes is locked, and what another holds is skipped, so any number of sweepers may run."""
 
+from datetime import datetime
 from uuid import UUID
 
 from pixorly.db import Connection
@@ -85,6 +86,16 @@ async def quiet(connection: Connection, after_s: float, limit: int) -> list[UUID
         limit,
     )
     return [row["job_id"] for row in rows]
+
+
+async def keep_partitions(connection: Connection, at: datetime) -> int:
+    """Have partitions for the month of `at` and some to come, and return how many were made."""
+    made: int = await connection.fetchval(
+        """select keep_partitions('jobs', at => $1) + keep_partitions('slots', at => $1)
+                  + keep_partitions('attempts', at => $1) + keep_partitions('images', at => $1)""",
+        at,
+    )
+    return made
 
 
 async def purge_idempotency_keys(connection: Connection, ttl_s: float, limit: int) -> int:
