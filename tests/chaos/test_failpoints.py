@@ -33,7 +33,7 @@ POINTS = (
     "uploader.image.stored",
     "uploader.store_image.handled",
     "uploader.store_image.published",
-    "ledger.charge.in_transaction",
+    "ledger.charge.decided",
     "ledger.charge.committed",
     "ledger.settle_job.received",
     "ledger.settle.in_transaction",

@@ -254,6 +254,30 @@ async def test_charges_and_voids_of_the_same_jobs_at_once_end_in_one_of_two_ways
     assert await world.off(quiet=True) == {}
 
 
+@pytest.mark.parametrize(("left", "expected"), [(9, InsufficientCredits), (60, 50)])
+async def test_a_charge_whose_account_changes_while_it_is_decided_is_decided_again(
+    world: World, left: int, expected: int | type[Exception]
+) -> None:
+    await world.open("ada", 100)
+    await world.open("bob", 100)
+    other = Database(world.url)
+    await other.open()
+    async with other.transaction() as holder:
+        await holder.execute("update accounts set balance_credits = $1 where user_id = 'ada'", left)
+        charging = asyncio.gather(
+            *(world.credits.charge(request(user, 10)) for user in ("ada", "bob")), return_exceptions=True
+        )
+        while not await holder.fetchval("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0.01)
+    await other.close()
+    ada, bob = await charging
+
+    assert (ada.balance_credits if isinstance(ada, Charged) else type(ada)) == expected
+    assert await world.balance("ada") == (left if expected is InsufficientCredits else expected)
+    assert isinstance(bob, Charged)
+    assert (bob.balance_credits, await world.balance("bob")) == (90, 90)
+
+
 @pytest.mark.parametrize("change", ["update transfers set reason = 'x'", "delete from transfers", "truncate transfers"])
 async def test_transfers_can_only_be_added(world: World, change: str) -> None:
     await world.open("ada", 100)

@@ -16,6 +16,7 @@ from pixorly_ledger import gauges, handlers
 from pixorly_ledger.accounts import Accounts
 from pixorly_ledger.audit import Audit
 from pixorly_ledger.credits import Credits
+from pixorly_ledger.door import AppWithDoor
 from pixorly_ledger.problems import answer_errors
 from pixorly_ledger.reports import Reports
 from pixorly_ledger.routes import Ledger, add_routes
@@ -24,7 +25,7 @@ from pixorly_ledger.statements import Statements
 from pixorly_ledger.storage import Storage
 
 
-def build(settings: LedgerSettings) -> FastAPI:
+def build(settings: LedgerSettings) -> AppWithDoor:
     """Return the process as an app whose lifespan runs it."""
     url = settings.ledger_database_url.get_secret_value()
     database = Database(url)
@@ -56,7 +57,7 @@ def build(settings: LedgerSettings) -> FastAPI:
             stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
             yield
 
-    app = FastAPI(title="Pixorly ledger", lifespan=lifespan, openapi_url=None)
+    app = AppWithDoor(title="Pixorly ledger", lifespan=lifespan, openapi_url=None)
     answer_errors(app)
     add_routes(app, ledger, settings.service_token.get_secret_value())
     # Money can be taken without RabbitMQ; what settles it waits in the queue.

@@ -78,7 +78,7 @@ class Audit:
             self._database.connection() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            await store.allow_memory(connection)
+            await store.read_whole_tables(connection)
             totals = await store.find_totals(connection)
             checks.append(
                 Check("totals", [row["place"] for row in totals if row["credits"] != row["expected_credits"]])

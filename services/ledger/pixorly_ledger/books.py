@@ -23,6 +23,7 @@ from pixorly_ledger.rows import (
     Lot,
     NewCharge,
     Place,
+    Posting,
     Return,
     Transfer,
 )
@@ -92,31 +93,49 @@ class Book:
                 self._lots[lot.user_id][lot.lot_id] = lot
 
     async def post(self, connection: Connection) -> None:
-        """Write what changed."""
+        """Write what changed.
+
+        Raises:
+            Conflict: Somebody else wrote what this would, or an account that is charged was not locked and has changed.
+        """
         if self._transfers:
             await store.insert_transfers(connection, self._transfers)
-        accounts = list(self._changed.values())
         if self._new_charges:
-            await store.post_charges(connection, self._new_charges, accounts, self.now)
-        elif accounts:
-            await store.save_accounts(connection, accounts)
+            if await self._post_charges(connection) != self.changed:
+                raise store.Conflict
+        elif self._changed:
+            await store.save_accounts(connection, list(self._changed.values()))
         if self._grants:
             await store.insert_grants(connection, self._grants)
         if self._new_lots:
             await store.insert_lots(connection, self._new_lots)
-        if self._changed_lots:
+        if self._changed_lots and not self._new_charges:
             await store.save_lots(connection, list(self._changed_lots.values()))
-        if self._draws:
-            await store.insert_draws(connection, self._draws)
         if self._returns:
             await store.save_returns(connection, self._returns)
+
+    async def post_unlocked(self, connection: Connection) -> set[str]:
+        """Write charges with all that comes with them, and return the users of whom it was written.
+
+        It is one statement, so it needs no lock: of a user whose account has changed since it was read, nothing is. Of
+        a book with more in it than charges, since a lot has expired, nothing is either.
+        """
+        return set() if self._transfers or not self._new_charges else await self._post_charges(connection)
+
+    async def _post_charges(self, connection: Connection) -> set[str]:
+        accounts, lots = list(self._changed.values()), list(self._changed_lots.values())
+        return await store.post_charges(connection, Posting(self._new_charges, accounts, lots, self._draws, self.now))
 
     # Credits
 
     @property
-    def charged_credits(self) -> int:
-        """What was taken for jobs."""
-        return sum(charge.amount_credits for charge in self._new_charges)
+    def changed(self) -> set[str]:
+        """The users whose accounts are not what they were."""
+        return set(self._changed)
+
+    def charged_credits(self, user_ids: Collection[str]) -> int:
+        """Return what was taken for jobs of these users."""
+        return sum(charge.amount_credits for charge in self._new_charges if charge.user_id in user_ids)
 
     def grant(self, account: Account, request: GrantRequest) -> Grant:
         """Give credits; as a lot if they expire."""

@@ -153,30 +153,49 @@ class Credits:
 
     async def _charge_group(self, requests: Sequence[ChargeRequest]) -> Sequence[Charged | Exception]:
         try:
-            return await self._charge_once(requests)
+            return await self._charge_unlocked(requests) or await self._charge_locked(requests)
         except store.Conflict:
             if len(requests) > 1:
                 raise
             # A tombstone came first. It can be seen now.
-            return await self._charge_once(requests)
+            return await self._charge_locked(requests)
 
-    async def _charge_once(self, requests: Sequence[ChargeRequest]) -> Sequence[Charged | Exception]:
-        async with self._database.transaction() as connection:
-            accounts, charged = await store.lock_accounts_for_charges(
-                connection, {request.user_id for request in requests}, {request.job_id for request in requests}
-            )
-            book = Book(accounts, self._clock())
-            charges: dict[UUID, Charge | NewCharge] = {}
-            if charged:
-                charges.update(await store.find_charges(connection, charged))
-            await book.load_lots(connection)
-            book.expire_all()
-            answers = [self._answer(book, charges, request) for request in requests]
-            await book.post(connection)
-            failpoint("charge.in_transaction")
+    async def _charge_unlocked(self, requests: Sequence[ChargeRequest]) -> Sequence[Charged | Exception]:
+        """Read, decide, and write what still holds then: two ways to the server and back.
+
+        Returns nothing where it takes locks: an account changed in between, or a lot has expired. What was written all
+        the same is a charge like any other, which a repeat is answered with.
+        """
+        async with self._database.connection() as connection:
+            found = await store.find_accounts_for_charges(connection, *_named(requests))
+            book, answers = await self._answers(connection, found, requests)
+            posted = await book.post_unlocked(connection)
         failpoint("charge.committed")
-        CHARGED.inc(book.charged_credits)
+        CHARGED.inc(book.charged_credits(posted))
+        return answers if posted == book.changed else []
+
+    async def _charge_locked(self, requests: Sequence[ChargeRequest]) -> Sequence[Charged | Exception]:
+        async with self._database.transaction() as connection:
+            found = await store.lock_accounts_for_charges(connection, *_named(requests))
+            book, answers = await self._answers(connection, found, requests)
+            await book.post(connection)
+        failpoint("charge.committed")
+        CHARGED.inc(book.charged_credits(book.changed))
         return answers
+
+    async def _answers(
+        self, connection: Connection, found: tuple[list[Account], list[UUID]], requests: Sequence[ChargeRequest]
+    ) -> tuple[Book, list[Charged | Exception]]:
+        accounts, charged = found
+        book = Book(accounts, self._clock())
+        charges: dict[UUID, Charge | NewCharge] = {}
+        if charged:
+            charges.update(await store.find_charges(connection, charged))
+        await book.load_lots(connection)
+        book.expire_all()
+        answers = [self._answer(book, charges, request) for request in requests]
+        failpoint("charge.decided")
+        return book, answers
 
     def _answer(
         self, book: Book, charges: dict[UUID, Charge | NewCharge], request: ChargeRequest
@@ -320,6 +339,10 @@ async def release(connection: Connection, book: Book, image_ids: Sequence[UUID])
         book.occupy(book.accounts[image.user_id], was_reserved=image.bytes - was_stored, was_stored=was_stored)
         flow.release(image)
     await flow.post(connection, book.now.date())
+
+
+def _named(requests: Sequence[ChargeRequest]) -> tuple[set[str], set[UUID]]:
+    return {request.user_id for request in requests}, {request.job_id for request in requests}
 
 
 def _check_shape(request: ChargeRequest) -> None:

@@ -1,6 +1,6 @@
-"""The door of the call that comes with every job: it is answered before the framework looks for a route.
+"""The door of the call that comes with every job: it is answered before the framework hears of it.
 
-What the framework does around a route takes longer than the charge itself.
+What the framework does around a route takes several times longer than the charge itself.
 """
 
 import asyncio
@@ -8,11 +8,13 @@ import hmac
 from typing import Annotated, Any, Final, TypeVar
 
 import orjson
+from fastapi import FastAPI
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
 
 from pixorly.errors import InvalidRequest, PixorlyError
-from pixorly.http import ROUTE
+from pixorly.http import ROUTE, Observed
 from pixorly_ledger.credits import ChargeRequest, Credits
 from pixorly_ledger.problems import Unauthorized, first_fault, problem_of
 from pixorly_ledger.schemas import ChargeIn
@@ -50,8 +52,10 @@ class ChargeDoor:
             await self._app(scope, receive, send)
             return
         scope[ROUTE] = scope["path"]
+        headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
-            self._check(scope)
+            if not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
+                raise Unauthorized
             body = await _body(receive)
             answer = await (self._charge(body) if scope["path"] == _ONE else self._charge_all(body))
         except PixorlyError as error:
@@ -60,11 +64,6 @@ class ChargeDoor:
         length = str(len(answer)).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length), _TYPE]})
         await send({"type": "http.response.body", "body": answer})
-
-    def _check(self, scope: Scope) -> None:
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        if not hmac.compare_digest(given, self._expected):
-            raise Unauthorized
 
     async def _charge(self, body: bytes) -> bytes:
         return _shown((await self._credits.charge(_request(_valid(_CHARGE_IN, body))))._asdict())
@@ -80,6 +79,18 @@ class ChargeDoor:
         except PixorlyError as error:
             refused = problem_of(error)
             return {"status": refused.status_code, "body": orjson.Fragment(bytes(refused.body))}
+
+
+class AppWithDoor(FastAPI):
+    """An app that hands each request to a door before it looks at it itself."""
+
+    def charge_at_the_door(self, credits_: Credits, token: str) -> None:
+        """Set the door."""
+        self._door: ASGIApp = Observed(ChargeDoor(super().__call__, credits_=credits_, token=token))
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._door(scope, receive, send)
 
 
 async def _body(receive: Receive) -> bytes:

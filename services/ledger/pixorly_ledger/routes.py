@@ -12,15 +12,14 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Body, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 
-from pixorly.http import Observed
 from pixorly_ledger.accounts import Accounts, Terms
 from pixorly_ledger.audit import Audit
 from pixorly_ledger.credits import Credits
-from pixorly_ledger.door import ChargeDoor
+from pixorly_ledger.door import AppWithDoor
 from pixorly_ledger.problems import Unauthorized
 from pixorly_ledger.reports import Reports
 from pixorly_ledger.rows import GrantRequest
@@ -76,10 +75,9 @@ class Ledger:
     audit: Audit
 
 
-def add_routes(app: FastAPI, ledger: Ledger, token: str) -> None:
+def add_routes(app: AppWithDoor, ledger: Ledger, token: str) -> None:
     """Let the app answer all of `/internal`."""
-    app.add_middleware(ChargeDoor, credits_=ledger.credits, token=token)
-    app.add_middleware(Observed)
+    app.charge_at_the_door(ledger.credits, token)
     router = APIRouter(prefix="/internal", dependencies=[Depends(_token_check(token))])
     router.include_router(_charge_routes(ledger.credits, ledger.statements))
     router.include_router(_image_routes(ledger.storage))

@@ -16,7 +16,11 @@ Outcome = Literal["completed", "failed", "canceled"]
 
 @dataclass(slots=True)
 class Account:
-    """A user's account, locked for as long as the transaction lasts."""
+    """A user's account, as it was read: in most transactions locked for as long as they last.
+
+    Attributes:
+        version: Another one after every change of the row; known where charges need it.
+    """
 
     user_id: str
     plan: str
@@ -29,6 +33,7 @@ class Account:
     takes_allowance: bool
     allowance_month: date
     allowance_credits: int
+    version: int = 0
 
 
 @dataclass(slots=True)
@@ -152,6 +157,16 @@ class Return(NamedTuple):
     job_id: UUID
     ordinal: int
     returned_credits: int
+
+
+class Posting(NamedTuple):
+    """All that is written with charges; accounts and lots as they are to be."""
+
+    charges: Sequence[NewCharge]
+    accounts: Sequence[Account]
+    lots: Sequence[Lot]
+    draws: Sequence[Draw]
+    now: datetime
 
 
 class Released(NamedTuple):

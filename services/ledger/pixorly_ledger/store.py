@@ -22,7 +22,7 @@ from pixorly_ledger.rows import (
     Draw,
     Grant,
     Lot,
-    NewCharge,
+    Posting,
     Released,
     Return,
     Scope,
@@ -50,8 +50,9 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _columns(rows: Sequence[Sequence[Any]], width: int = 0) -> list[list[Any]]:
+    """Return rows column by column; where there may be none, `width` says how many columns there are."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
 def _array(values: Iterable[Any]) -> str:
@@ -63,6 +64,7 @@ _moving: Final = attrgetter(
     "user_id", "balance_credits", "expiring_credits", "transfer_count", "used_bytes", "reserved_bytes"
 )
 """What of an account moves with every job."""
+_burned: Final = attrgetter("user_id", "lot_id", "remaining_credits", "expired_credits")
 
 
 # Accounts
@@ -87,6 +89,21 @@ async def lock_accounts(connection: Connection, user_ids: Collection[str]) -> li
     return [Account(*row) for row in rows]
 
 
+async def find_accounts_for_charges(
+    connection: Connection, user_ids: Collection[str], job_ids: Collection[UUID]
+) -> tuple[list[Account], list[UUID]]:
+    """Return the accounts as they are, not locked, and which of the jobs are charged already."""
+    rows = await connection.fetch(
+        """select user_id, plan, status, balance_credits, expiring_credits, transfer_count, used_bytes,
+                  reserved_bytes, takes_allowance, allowance_month, allowance_credits, xmin,
+                  array(select job_id from charges where job_id = any($2::uuid[])) as charged
+           from accounts where user_id = any($1::text[])""",
+        list(user_ids),
+        list(job_ids),
+    )
+    return _accounts_for_charges(rows)
+
+
 async def lock_accounts_for_charges(
     connection: Connection, user_ids: Collection[str], job_ids: Collection[UUID]
 ) -> tuple[list[Account], list[UUID]]:
@@ -96,14 +113,17 @@ async def lock_accounts_for_charges(
     """
     rows = await connection.fetch(
         """select user_id, plan, status, balance_credits, expiring_credits, transfer_count, used_bytes,
-                  reserved_bytes, takes_allowance, allowance_month, allowance_credits,
+                  reserved_bytes, takes_allowance, allowance_month, allowance_credits, xmin,
                   array(select job_id from charges where job_id = any($2::uuid[])) as charged
            from accounts where user_id = any($1::text[]) order by user_id for no key update""",
         list(user_ids),
         list(job_ids),
     )
-    accounts = [Account(*fields) for *fields, _ in rows]
-    return accounts, rows[0]["charged"] if rows else []
+    return _accounts_for_charges(rows)
+
+
+def _accounts_for_charges(rows: Sequence[asyncpg.Record]) -> tuple[list[Account], list[UUID]]:
+    return [Account(*fields) for *fields, _ in rows], rows[0][-1] if rows else []
 
 
 async def insert_account(connection: Connection, user_id: str, plan: str) -> None:
@@ -270,21 +290,6 @@ async def save_lots(connection: Connection, lots: Sequence[Lot]) -> None:
     )
 
 
-async def insert_draws(connection: Connection, draws: Sequence[Draw]) -> None:
-    """Record which lots charges drew from."""
-    if len(draws) == 1:
-        await connection.execute(
-            "insert into lot_draws (job_id, ordinal, user_id, lot_id, amount_credits) values ($1, $2, $3, $4, $5)",
-            *draws[0],
-        )
-        return
-    await connection.execute(
-        """insert into lot_draws (job_id, ordinal, user_id, lot_id, amount_credits)
-           select * from unnest($1::uuid[], $2::smallint[], $3::text[], $4::uuid[], $5::bigint[])""",
-        *_columns(draws),
-    )
-
-
 async def find_draws(connection: Connection, job_ids: Collection[UUID]) -> list[Draw]:
     """Return which lots these jobs drew from, in the order of drawing."""
     rows = await connection.fetch(
@@ -367,13 +372,14 @@ async def find_charges(connection: Connection, job_ids: Collection[UUID]) -> dic
     return {row["job_id"]: Charge(*row) for row in rows}
 
 
-async def post_charges(
-    connection: Connection, charges: Sequence[NewCharge], accounts: Sequence[Account], now: datetime
-) -> None:
-    """Write open charges with their transfers and the room for their images, and what that leaves of the accounts.
+async def post_charges(connection: Connection, posting: Posting) -> set[str]:
+    """Write open charges with their transfers and the room for their images, and what that leaves of accounts and lots.
 
     All at one go: it comes with every job, and each way to the server and back costs more than most of what is done
-    there.
+    there. Of an account that is another version by now nothing is written.
+
+    Returns:
+        The users whose account was still what it had been read as.
 
     Raises:
         Conflict: A charge or an image is there already.
@@ -382,17 +388,27 @@ async def post_charges(
     rows = [
         # An array of arrays would have to be even, and would come apart in unnest.
         (*charge[:6], _array(i for i, _ in charge.images), _array(size for _, size in charge.images), *charge[7:])
-        for charge in charges
+        for charge in posting.charges
     ]
     with _translated():
-        await connection.execute(
-            """with n as materialized (
+        held = await connection.fetch(
+            """with m as materialized (
+                   select * from unnest($12::text[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[],
+                                        $17::bigint[], $18::xid[])
+                        as m(user_id, balance_credits, expiring_credits, transfer_count, used_bytes, reserved_bytes,
+                             version)
+               ), held as materialized (
+                   -- Everybody locks accounts in this order.
+                   select a.user_id from accounts a join m on a.user_id = m.user_id and a.xmin = m.version
+                   order by a.user_id for no key update of a
+               ), n as materialized (
                    select job_id, user_id, plan, amount_credits, lot_credits, balance_credits,
                           image_ids::uuid[], sizes::bigint[], transfer_id, seq
                    from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
                                $7::text[], $8::text[], $9::uuid[], $10::bigint[])
                         as n(job_id, user_id, plan, amount_credits, lot_credits, balance_credits, image_ids, sizes,
                              transfer_id, seq)
+                   where user_id in (select user_id from held)
                ), charged as (
                    insert into charges (job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits,
                                         image_ids, created_at)
@@ -408,17 +424,29 @@ async def post_charges(
                    select transfer_id, user_id, seq, 'charge', 'available', 'escrow', amount_credits, balance_credits,
                           job_id, $11
                    from n where seq is not null
+               ), burned as (
+                   update lots l set remaining_credits = b.remaining_credits, expired_credits = b.expired_credits
+                   from unnest($19::text[], $20::uuid[], $21::bigint[], $22::bigint[])
+                        as b(user_id, lot_id, remaining_credits, expired_credits)
+                   where l.user_id = b.user_id and l.lot_id = b.lot_id and l.user_id in (select user_id from held)
+               ), drawn as (
+                   insert into lot_draws (job_id, ordinal, user_id, lot_id, amount_credits)
+                   select * from unnest($23::uuid[], $24::smallint[], $25::text[], $26::uuid[], $27::bigint[])
+                        as d(job_id, ordinal, user_id, lot_id, amount_credits)
+                   where user_id in (select user_id from held)
                )
                update accounts a set balance_credits = m.balance_credits, expiring_credits = m.expiring_credits,
                                      transfer_count = m.transfer_count, used_bytes = m.used_bytes,
                                      reserved_bytes = m.reserved_bytes
-               from unnest($12::text[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
-                    as m(user_id, balance_credits, expiring_credits, transfer_count, used_bytes, reserved_bytes)
-               where a.user_id = m.user_id""",
+               from m where a.user_id = m.user_id and a.user_id in (select user_id from held)
+               returning a.user_id""",
             *_columns(rows),
-            now,
-            *_columns([_moving(account) for account in accounts]),
+            posting.now,
+            *_columns([(*_moving(account), account.version) for account in posting.accounts]),
+            *_columns([_burned(lot) for lot in posting.lots], 4),
+            *_columns(posting.draws, 5),
         )
+    return {row["user_id"] for row in held}
 
 
 async def close_charges(connection: Connection, closings: Sequence[Closing]) -> None:
@@ -727,9 +755,9 @@ QUIET_AUDITS: Final = frozenset({"open_charges", "reserved_images"})
 _AUDIT_TIMEOUT_S: Final = 600
 
 
-async def allow_memory(connection: Connection) -> None:
-    """Let this transaction join large tables in memory."""
-    await connection.execute("set local work_mem = '64MB'")
+async def read_whole_tables(connection: Connection) -> None:
+    """Let this transaction read large tables as a whole, and join them in memory."""
+    await connection.execute("set local work_mem = '64MB'; set local enable_seqscan = on")
 
 
 async def find_off(connection: Connection, check: str, limit: int) -> list[str]:

@@ -100,7 +100,7 @@ class Ledger:
             )
 
     def charge(self, request: ChargeRequest) -> Charged:
-        """Mirrors `_charge_once`."""
+        """Mirrors `_charge_locked`."""
         book = self._open(request.user_id)
         known = self.charges.get(request.job_id)
         charges: dict[UUID, Charge | NewCharge] = {request.job_id: known} if known else {}
