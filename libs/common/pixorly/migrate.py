@@ -15,9 +15,9 @@ from pixorly.errors import OutageError
 from pixorly.settings import Settings
 
 PACKAGES: Final = {
-    "api": ("pixorly", "pixorly_api"),
+    "api": ("pixorly", "pixorly.partitions", "pixorly_api"),
     "generator": ("pixorly", "pixorly_generator"),
-    "ledger": ("pixorly_ledger",),
+    "ledger": ("pixorly.partitions", "pixorly_ledger"),
 }
 """Whose migrations make up a service's database; with the outbox, for those that have one."""
 

@@ -137,6 +137,10 @@ def windows_of(settings: ApiSettings) -> Windows:
     )
 
 
+def _auth(settings: ApiSettings, database: Database, members: Members | None) -> Auth:
+    return Auth(database, settings.admin_key, members=members, failures_per_minute=settings.failed_auth_per_minute)
+
+
 def build(settings: ApiSettings) -> FastAPI:
     """Return the process as an app whose lifespan runs it."""
     url = settings.api_database_url.get_secret_value()
@@ -146,10 +150,7 @@ def build(settings: ApiSettings) -> FastAPI:
     ledger = HttpLedger(settings)
     provider_calls = HttpProviderCalls(settings)
     limits = Limits(
-        database,
-        ledger,
-        jobs_at_once=settings.jobs_at_once,
-        requests_per_minute=settings.requests_per_minute,
+        database, ledger, jobs_at_once=settings.jobs_at_once, requests_per_minute=settings.requests_per_minute
     )
     hints = Hints(settings)
     watcher = Watcher(database, poll_s=settings.watch_poll_s, hinted=hints.come)
@@ -172,12 +173,7 @@ def build(settings: ApiSettings) -> FastAPI:
                 settings=settings,
                 database=database,
                 catalogue=catalogue.load(settings.models_file).of(settings.providers),
-                auth=Auth(
-                    database,
-                    settings.admin_key,
-                    members=members_of(settings, ledger, stack),
-                    failures_per_minute=settings.failed_auth_per_minute,
-                ),
+                auth=_auth(settings, database, members_of(settings, ledger, stack)),
                 jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce),
                 images=Images.of(outbox, settings, hints.announce),
                 creation=Creation(database, outbox, ledger, windows_of(settings), announce=hints.announce),
