@@ -15,7 +15,7 @@ LONGER_FILES: Final = {
 LONGER_FUNCTIONS: Final[dict[str, tuple[int, str]]] = {
     "pixorly_ledger/store.py:post_charges": (
         75,
-        "one statement, so that no lock is held over a way to the server and back",
+        "one statement: no lock is held over a way to the server",
     )
 }
 
