@@ -72,26 +72,28 @@ async def _leave(_: asyncpg.Connection) -> None:
     """
 
 
-_WORDS: Final = re.compile(
-    r"\b(insert\s+into|update|delete\s+from|from)\s+(?:only\s+)?([a-z_]+)|^\s*(commit|rollback)", re.IGNORECASE
+_WRITES: Final = re.compile(
+    r"\b(insert\s+into|(?<!for )(?<!do )update|delete\s+from)\s+(?:only\s+)?([a-z_]+)", re.IGNORECASE
 )
+_READS: Final = re.compile(r"\bfrom\s+([a-z_]+)\b(?!\s*\()", re.IGNORECASE)
+_CATALOGUE: Final = "pg_"
 
 
 @lru_cache(maxsize=1024)
-def _summary(query: str) -> tuple[str, str] | None:
+def summary_of(query: str) -> tuple[str, str] | None:
     """Return what a statement does and to which table; None for one that is not worth a span."""
-    found = _WORDS.search(query)
-    if found is None:
-        return None
-    verb, table, ending = found.groups()
-    if ending:
-        return ending.upper(), ""
-    return {"from": "SELECT"}.get(verb.lower(), verb.split()[0].upper()), table.lower()
+    ending = query.strip("; \n").upper()
+    if ending in {"COMMIT", "ROLLBACK"}:
+        return ending, ""
+    if found := _WRITES.search(query):
+        return found[1].split()[0].upper(), found[2].lower()
+    found = _READS.search(query)
+    return ("SELECT", found[1].lower()) if found and not found[1].startswith(_CATALOGUE) else None
 
 
 def _note_statement(statement: LoggedQuery) -> None:
     """Make a span of a statement that has ended; its arguments are in none."""
-    summary = _summary(statement.query)
+    summary = summary_of(statement.query)
     if summary is None:
         return
     verb, table = summary

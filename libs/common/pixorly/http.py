@@ -32,7 +32,7 @@ def begin(scope: Scope, *, root: bool) -> AbstractContextManager[Span]:
 
 def end(scope: Scope, span: Span, status: int, began_s: float) -> None:
     """Name a request's span after its route, and count the request."""
-    method, route = _method(scope), scope.get(ROUTE) or getattr(scope.get("route"), "path", "none")
+    method, route = _method(scope), scope.get(ROUTE) or _route(scope)
     REQUESTS.labels(method, route, str(status)).observe(time.perf_counter() - began_s)
     if not span.is_recording():
         return
@@ -52,6 +52,15 @@ def end(scope: Scope, span: Span, status: int, began_s: float) -> None:
     )
     if status >= _SERVER_ERRORS:
         telemetry.failed(span, str(status))
+
+
+def _route(scope: Scope) -> str:
+    """Return the route that answered as it is written; what comes before the part of a nested router is literal."""
+    template: str = getattr(scope.get("route"), "path", "none")
+    above = scope["path"].count("/") - template.count("/")
+    if template == "none" or above <= 0 or ":path}" in template:
+        return template
+    return "/".join(scope["path"].split("/")[: above + 1]) + template
 
 
 def _method(scope: Scope) -> str:

@@ -19,6 +19,7 @@ from pixorly_stack import (
     images,
     jobs,
     offer,
+    trace,
     users,
 )
 from pixorly_stack.console import show_problem
@@ -46,7 +47,15 @@ app = App(
 )
 for command in (commands.up, commands.down, commands.ps, commands.logs, commands.doctor, handover.prepare):
     app.command()(command)
-for of_the_api in (generate.generate, demo.demo, account.account, account.usage, credits.statement, audit.audit):
+for of_the_api in (
+    generate.generate,
+    demo.demo,
+    account.account,
+    account.usage,
+    credits.statement,
+    audit.audit,
+    trace.trace,
+):
     app.command()(of_the_api)
 # What follows is the emulator's to read, `--help` too.
 _AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True}

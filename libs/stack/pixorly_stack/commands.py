@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,7 @@ def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when everything is ready.")] = False,
     emulator: Annotated[bool, typer.Option("--emulator", help="Run the provider's emulator, too.")] = False,
+    observe: Annotated[bool, typer.Option("--observe", help="Collect traces and metrics, and show them.")] = False,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Start the servers and services, and stay with them until Ctrl-C."""
@@ -50,8 +52,8 @@ def up(
         out.print(table_of(folder.rows()))
         return
     if detach:
-        _start_detached(folder, emulator=emulator)
-    elif asyncio.run(_supervise(settings, emulator=emulator, alone=supervised)):
+        _start_detached(folder, [*(["--emulator"] if emulator else []), *(["--observe"] if observe else [])])
+    elif asyncio.run(_supervise(settings, emulator=emulator, observe=observe, alone=supervised)):
         raise typer.Exit(1)
 
 
@@ -59,11 +61,11 @@ def _say(line: str) -> None:
     out.print(escape(line))
 
 
-async def _supervise(settings: StackSettings, *, emulator: bool, alone: bool) -> int:
+async def _supervise(settings: StackSettings, *, emulator: bool, observe: bool, alone: bool) -> int:
     """Run a supervisor until a signal; `alone` shows no table and no logs. Return the exit status."""
     from pixorly_stack.supervisor import Supervisor  # noqa: PLC0415 - heavy, and the other commands are to be quick
 
-    supervisor = Supervisor(settings, _say, emulator=emulator)
+    supervisor = Supervisor(settings, _say, emulator=emulator, observe=observe)
     told = asyncio.Event()
     folder, tasks = supervisor.folder, set()
 
@@ -102,7 +104,7 @@ def _show_failure(folder: Folder, error: StackError) -> None:
     show_problem(str(error))
 
 
-def _start_detached(folder: Folder, *, emulator: bool) -> None:
+def _start_detached(folder: Folder, more: Sequence[str]) -> None:
     """Start a supervisor of its own, show what it says, and return when it is ready.
 
     Raises:
@@ -114,7 +116,7 @@ def _start_detached(folder: Folder, *, emulator: bool) -> None:
     words = [sys.executable, "-m", "pixorly_stack", "up", "--supervised", "--dir", str(folder.root)]
     with log.open("ab") as output:
         supervisor = subprocess.Popen(  # noqa: S603 - our own words
-            [*words, *(["--emulator"] if emulator else [])],
+            [*words, *more],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -48,6 +48,8 @@ def show_ready(rows: Sequence[Row], dev: Mapping[str, Any]) -> None:
     out.print(table_of(rows))
     out.print()
     out.print(f"The API is at [bold]{dev['api_url']}[/], its documentation at {dev['api_url']}/docs.")
+    if dev.get("observe_url"):
+        out.print(f"Traces and metrics are at [bold]{dev['observe_url']}[/]; `pixorly trace` shows the newest job's.")
     out.print('Your key is in dev.json in the stack\'s folder. Try: [bold]pixorly generate "a lighthouse at dusk"[/]')
 
 

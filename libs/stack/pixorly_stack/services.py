@@ -75,7 +75,8 @@ class Service:
         owner: The service whose database and RabbitMQ user it has.
         needs: What it is told by the stack.
         own_settings: The beginnings of settings of the environment that only this service is told.
-        arguments: Words of its command line, in which `{port}` stands for its port.
+        arguments: Words of its command line, in which `{port}` stands for its port, `{file}` for the observer's file
+            and `{rabbitmq}` for the port of RabbitMQ's own metrics.
         optional: Whether it runs only where it is asked for.
     """
 
@@ -87,6 +88,11 @@ class Service:
     arguments: tuple[str, ...] = ()
     optional: bool = False
 
+
+OBSERVER = "observer"
+QUEUES = "/metrics/detailed?family=queue_coarse_metrics"
+"""RabbitMQ's own metrics of each queue."""
+METRICS_EVERY_S = 2
 
 _API = Need.DATABASE | Need.BROKER | Need.STORAGE | Need.LEDGER | Need.GENERATOR | Need.TOKEN | Need.ADMIN_KEY
 SERVICES = (
@@ -101,14 +107,45 @@ SERVICES = (
     Service("uploader", "pixorly_uploader.worker", "uploader", Need.BROKER | Need.STORAGE | Need.LEDGER | Need.TOKEN),
     Service("api", "pixorly_api.app", "api", _API, CDN),
     Service("api-worker", "pixorly_api.worker", "api", _API, CDN),
+    Service(
+        OBSERVER,
+        "pixorly_stack.observer",
+        OBSERVER,
+        Need(0),
+        arguments=(
+            "--port",
+            "{port}",
+            "--file",
+            "{file}",
+            "--scrape",
+            f"rabbitmq=http://{LOOPBACK}:{{rabbitmq}}{QUEUES}",
+        ),
+        optional=True,
+    ),
     Service("emulator", "pixorly_emulator", "emulator", Need(0), arguments=("--port", "{port}"), optional=True),
 )
 
 
 class Tellings:
-    """What each service is told by its environment, and nothing that it need not know."""
+    """What each service is told by its environment, and nothing that it need not know.
 
-    def __init__(self, environment: Mapping[str, str], prepared: Prepared, secrets: Secrets, ports: Ports) -> None:
+    Args:
+        environment: The stack's own.
+        prepared: The databases, users and bucket.
+        secrets: The secrets.
+        ports: The ports.
+        observed: The file of the observer, which all send traces and metrics to; None where there is none.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        prepared: Prepared,
+        secrets: Secrets,
+        ports: Ports,
+        observed: Path | None = None,
+    ) -> None:
+        self._observed = observed
         self._environment = environment
         self._prepared = prepared
         self._secrets = secrets
@@ -124,7 +161,12 @@ class Tellings:
 
     def unit(self, service: Service, folder: Path, *, emulator: bool) -> Unit:
         """Return the unit that runs a service."""
-        arguments = (word.format(port=self.port(service.name)) for word in service.arguments)
+        known = {
+            "port": self.port(service.name),
+            "file": self._observed,
+            "rabbitmq": self._ports.port("rabbitmq-metrics") if service.name == OBSERVER else None,
+        }
+        arguments = (word.format(**known) for word in service.arguments)
         words = (sys.executable, "-P", "-m", service.module, *arguments)
         command = Command(words, self.environment(service, emulator=emulator), folder)
         ready = f"{self.url(service.name)}/readyz"
@@ -149,6 +191,9 @@ class Tellings:
             "PIXORLY_HTTP_HOST": LOOPBACK,
             "PIXORLY_HTTP_PORT": str(self.port(service.name)),
         }
+        if self._observed and not service.optional:
+            told["OTEL_EXPORTER_OTLP_ENDPOINT"] = self.url(OBSERVER)
+            told["PIXORLY_OTLP_METRICS_EVERY_S"] = str(METRICS_EVERY_S)
         if Need.DATABASE in service.needs:
             told[f"PIXORLY_{service.owner.upper()}_DATABASE_URL"] = self._prepared.database_urls[service.owner]
         if Need.BROKER in service.needs:

@@ -15,11 +15,11 @@ from pixorly_stack.logs import keep_small
 from pixorly_stack.prepare import Prepared, prepare
 from pixorly_stack.processes import Identity
 from pixorly_stack.servers import Servers, all_or_first_error, revealed
-from pixorly_stack.services import SERVICES, Service, Tellings
+from pixorly_stack.services import OBSERVER, SERVICES, Service, Tellings
 from pixorly_stack.settings import StackSettings, environment
 
 START_WITHIN_S = 180.0
-ORDER = ("rabbitmq", "postgres", "s3", "api", "api-worker", "generator", "uploader", "ledger", "emulator")
+ORDER = ("rabbitmq", "postgres", "s3", "api", "api-worker", "generator", "uploader", "ledger", "emulator", "observer")
 """In which people see them."""
 EVERY_FAILURE = (StackError, OSError)
 
@@ -31,6 +31,7 @@ class Supervisor:
         settings: Where, and which parts are somebody else's.
         say: Told in words what happens, a line at a time.
         emulator: Whether to run the provider's emulator, too.
+        observe: Whether to collect traces and metrics, and show them.
         services: The table of services.
     """
 
@@ -40,13 +41,16 @@ class Supervisor:
         say: Callable[[str], None],
         *,
         emulator: bool = False,
+        observe: bool = False,
         services: Sequence[Service] = SERVICES,
     ) -> None:
         self.folder = Folder(settings.dir)
         self._settings = settings
         self._say = say
         self._emulator = emulator
-        self._services = [service for service in services if emulator or not service.optional]
+        self._observed = self.folder.root / "observed.sqlite" if observe else None
+        wanted = {"emulator": emulator, OBSERVER: observe}
+        self._services = [service for service in services if not service.optional or wanted.get(service.name)]
         self._keepers: list[Keeper] = []
         self._status = "starting"
 
@@ -102,7 +106,7 @@ class Supervisor:
             prepared = await prepare(servers.access, secrets, own_server=own_server)
             if not prepared.own_users:
                 self._say("RabbitMQ's management API does not answer: all services share the user of PIXORLY_AMQP_URL")
-            tellings = Tellings(environment(), prepared, secrets, servers.ports)
+            tellings = Tellings(environment(), prepared, secrets, servers.ports, self._observed)
             async with self._serving(tellings):
                 await self._write_dev(tellings, prepared, servers, secrets)
                 self._status = "ready"
@@ -134,6 +138,7 @@ class Supervisor:
             "amqp_url": prepared.amqp_admin_url,
             "s3_endpoint_url": s3.endpoint_url,
             "emulator_url": tellings.url("emulator") if self._emulator else None,
+            "observe_url": tellings.url(OBSERVER) if self._observed else None,
             "database_url": servers.access.database_url,
             "rabbitmq_management_url": servers.access.management_url,
             "s3": s3.environment(),
