@@ -49,8 +49,13 @@ class ShareAndFailures(Sampler):
         parent = trace.get_current_span(parent_context).get_span_context()
         if parent.trace_flags.sampled:
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes)
-        chosen = self._share.should_sample(None, trace_id, name).decision is Decision.RECORD_AND_SAMPLE
-        return SamplingResult(Decision.RECORD_AND_SAMPLE if chosen else Decision.RECORD_ONLY, attributes)
+        return SamplingResult(
+            Decision.RECORD_AND_SAMPLE if self.chooses(trace_id) else Decision.RECORD_ONLY, attributes
+        )
+
+    def chooses(self, trace_id: int) -> bool:
+        """Tell whether a trace is in the share."""
+        return self._share.should_sample(None, trace_id, "").decision is Decision.RECORD_AND_SAMPLE
 
     @override
     def get_description(self) -> str:
@@ -62,11 +67,18 @@ class Keeper(SpanProcessor):
 
     Args:
         send: Takes a span that is to be sent.
+        chooses: Tells whether a trace is in the share.
         most_spans: How many spans are held back; the oldest traces go first.
     """
 
-    def __init__(self, send: Callable[[ReadableSpan], None], most_spans: int = MOST_SPANS) -> None:
+    def __init__(
+        self,
+        send: Callable[[ReadableSpan], None],
+        chooses: Callable[[int], bool],
+        most_spans: int = MOST_SPANS,
+    ) -> None:
         self._send = send
+        self._chooses = chooses
         self._most_spans = most_spans
         self._lock = threading.Lock()
         self._waiting: OrderedDict[int, list[ReadableSpan]] = OrderedDict()
@@ -77,7 +89,7 @@ class Keeper(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Note a trace that another process has found to fail."""
         context = span.get_span_context()
-        if context and context.trace_flags.sampled and context.trace_id in self._waiting:
+        if context and context.trace_flags.sampled and not self._chooses(context.trace_id):
             self.keep(context.trace_id)
 
     @override
@@ -95,6 +107,8 @@ class Keeper(SpanProcessor):
 
     def keep(self, trace_id: int) -> None:
         """Send what waits of a trace, and whatever comes of it."""
+        if trace_id in self._kept:
+            return
         with self._lock:
             self._kept[trace_id] = None
             if len(self._kept) > MOST_TRACES:

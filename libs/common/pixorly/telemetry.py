@@ -51,10 +51,9 @@ class _Tracing:
         self.senders: list[Any] = [spans]
         if settings.otlp_metrics_every_s:
             self.senders.append(otlp.make_metrics_sender(endpoint_url, resource, settings.otlp_metrics_every_s))
-        self.keeper = Keeper(spans.add)
-        self.provider = TracerProvider(
-            resource=resource, sampler=ShareAndFailures(settings.trace_sample_ratio), shutdown_on_exit=False
-        )
+        sampler = ShareAndFailures(settings.trace_sample_ratio)
+        self.keeper = Keeper(spans.add, sampler.chooses)
+        self.provider = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
         self.provider.add_span_processor(self.keeper)
         self.tracer = self.provider.get_tracer("pixorly")
         for sender in self.senders:
@@ -227,6 +226,18 @@ def trace_id_of(place: str | None) -> str | None:
     return place.partition("-")[0] if place else None
 
 
+def kept(place: str | None) -> str | None:
+    """Return the trace of a place if something failed in it that has it sent though it is not in the share."""
+    trace_id = trace_id_of(place)
+    return trace_id if _tracing is not None and trace_id and _tracing.keeper.keeps(int(trace_id, 16)) else None
+
+
+def keep(trace_id: str | None) -> None:
+    """Send what this process has of a trace, for something failed in another."""
+    if _tracing is not None and trace_id:
+        _tracing.keeper.keep(int(trace_id, 16))
+
+
 @contextmanager
 def visit(place: str | None, name: str, attributes: Attributes) -> Iterator[None]:
     """Make a block a span of the trace of another place, linked to where we are."""
@@ -250,8 +261,9 @@ def carried() -> dict[str, str]:
 
 def flagged(headers: Mapping[str, Any]) -> dict[str, str]:
     """Return the trace context in `headers`, which are sent on as they came, with the flag of a trace that failed."""
-    found = _context_in(headers)
-    if _tracing is None or not found.is_valid or not _tracing.keeper.keeps(found.trace_id):
+    if _tracing is None or not (found := _context_in(headers)).is_valid:
+        return {}
+    if found.trace_flags.sampled or not _tracing.keeper.keeps(found.trace_id):
         return {}
     return {"traceparent": f"{headers['traceparent'][:-2]}{found.trace_flags | TraceFlags.SAMPLED:02x}"}
 

@@ -32,10 +32,15 @@ _QUEUE_LIMIT: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A job that changed."""
+    """A job that changed.
+
+    Attributes:
+        trace_id: Its trace, where something failed: every process is to send what it has of it.
+    """
 
     job_id: UUID
     user_id: str
+    trace_id: str | None = None
 
 
 Announce = Callable[[Iterable[Changed]], None]
@@ -47,15 +52,17 @@ def nobody(_: Iterable[Changed]) -> None:
 
 
 def written(changes: Sequence[Changed]) -> bytes:
-    """Return a hint's body: a JSON list of pairs of a job's id and its user's."""
+    """Return a hint's body: a JSON list of a job's id and its user's, and of its trace's where something failed."""
     # PostgreSQL's driver has a UUID type of its own, which orjson does not know.
-    return orjson.dumps([(str(change.job_id), change.user_id) for change in changes])
+    return orjson.dumps(
+        [(str(change.job_id), change.user_id, *((change.trace_id,) if change.trace_id else ())) for change in changes]
+    )
 
 
 def read(body: bytes) -> list[Changed]:
     """Return what a hint says; nothing where it can't be read."""
     try:
-        return [Changed(UUID(job_id), str(user_id)) for job_id, user_id in orjson.loads(body)]
+        return [Changed(UUID(job_id), str(user_id), *more[:1]) for job_id, user_id, *more in orjson.loads(body)]
     except (ValueError, TypeError, AttributeError):
         return []
 

@@ -123,7 +123,7 @@ class Jobs:
         """Count and announce what was decided, once it is committed."""
         steps = [answer for answer in answers if isinstance(answer, Step)]
         _observe(steps)
-        self._announce(Changed(step.job.job_id, step.job.user_id) for step in steps)
+        self._announce(Changed(step.job.job_id, step.job.user_id, telemetry.kept(step.job.place)) for step in steps)
 
     async def _apply(self, transaction: Transaction, changes: Sequence[Change]) -> list[Step | PixorlyError | None]:
         """Apply changes in order, in one transaction; answer each with its step, None where there is no such job."""

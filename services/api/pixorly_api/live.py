@@ -133,6 +133,7 @@ class Watcher:
     def hear(self, changes: Iterable[Changed]) -> None:
         """Take hints."""
         for change in changes:
+            telemetry.keep(change.trace_id)
             for watch in self._jobs.get(change.job_id, ()):
                 watch.hint()
             for one in self._users.get(change.user_id, ()):

@@ -1,5 +1,6 @@
 """Logs are JSON, one object a line, with the trace's and the job's ids."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -128,3 +129,55 @@ def test_the_current_span_is_what_goes_out() -> None:
 
     with trace.use_span(around):
         assert telemetry.carried() == {"traceparent": TRACEPARENT}
+
+
+def test_without_an_endpoint_nothing_is_a_span() -> None:
+    with telemetry.continued({"traceparent": TRACEPARENT}), telemetry.span("work", root=True) as span:
+        telemetry.failed_here(ValueError("planted"))
+        telemetry.note(job_id="j-1")
+
+        assert not telemetry.on()
+        assert not span.get_span_context().is_valid
+        assert telemetry.carried() == {"traceparent": TRACEPARENT}
+
+
+def test_a_place_in_a_trace_can_be_kept_and_come_back_to() -> None:
+    with telemetry.continued({"traceparent": TRACEPARENT}):
+        place = telemetry.here()
+
+    assert place == f"{TRACE:032x}-{SPAN:016x}"
+    assert telemetry.trace_id_of(place) == f"{TRACE:032x}"
+    assert telemetry.there(place) == {"traceparent": f"00-{TRACE:032x}-{SPAN:016x}-00"}
+
+
+@pytest.mark.parametrize("place", [None, "", f"{TRACE:032x}"])
+def test_what_is_no_whole_place_leads_nowhere(place: str | None) -> None:
+    assert telemetry.there(place) == {}
+
+
+def test_what_runs_on_by_itself_is_in_no_trace() -> None:
+    async def place() -> str | None:
+        return telemetry.here()
+
+    async def run() -> str | None:
+        with telemetry.continued({"traceparent": TRACEPARENT}):
+            return await telemetry.detached(place())
+
+    assert asyncio.run(run()) is None
+
+
+def test_a_row_that_postgresql_refused_is_not_logged(lines: Lines) -> None:
+    # Put together here, for a traceback shows the line that raises.
+    told = "it breaks a rule\nDETAIL:  Failing row contains (1, a secret prompt)."
+
+    def fail() -> None:
+        raise ValueError(told)
+
+    try:
+        fail()
+    except ValueError:
+        structlog.get_logger().exception("it failed")
+
+    (line,) = lines()
+    assert "it breaks a rule" in line["exception"]
+    assert "secret" not in json.dumps(line)

@@ -59,6 +59,7 @@ TOLD = {
     },
     "uploader": {"PIXORLY_AMQP_URL", *STORE, *CALLS_LEDGER},
     "ledger": {"PIXORLY_LEDGER_DATABASE_URL", "PIXORLY_AMQP_URL", "PIXORLY_SERVICE_TOKEN"},
+    "observer": set(),
     "emulator": set(),
 }
 
@@ -131,3 +132,14 @@ def test_every_process_has_a_port_of_its_own(tellings: Tellings) -> None:
     ports = {tellings.port(service.name) for service in SERVICES}
 
     assert len(ports) == len(SERVICES)
+
+
+def test_where_there_is_an_observer_all_services_send_to_it(tellings: Tellings, tmp_path: Path) -> None:
+    tellings._observed = tmp_path / "observed.sqlite"
+
+    told = {service.name: tellings.environment(service, emulator=False) for service in SERVICES}
+
+    sends = {
+        name for name, given in told.items() if given.get("OTEL_EXPORTER_OTLP_ENDPOINT") == tellings.url("observer")
+    }
+    assert sends == {service.name for service in SERVICES if not service.optional}

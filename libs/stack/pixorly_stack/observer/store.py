@@ -90,9 +90,9 @@ class Store:
         """Return the trace in which a job was made: that of most of its spans. The end of an id is enough."""
         rows = self._all(
             """select trace_id from spans
-               where job_id = ? or (length(?) >= 8 and replace(job_id, '-', '') like '%' || ?)
+               where job_id = ?1 or (length(?2) >= 8 and substr(replace(job_id, '-', ''), -length(?2)) = ?2)
                group by trace_id order by count(*) desc limit 1""",
-            (job_id, job_id, job_id.replace("-", "").replace("%", "").replace("_", "")),
+            (job_id, job_id.replace("-", "")),
         )
         return rows[0]["trace_id"] if rows else None
 
