@@ -110,12 +110,17 @@ async def happen(stack: Stack) -> Run:
         "a link's signature": signature[1],
         **{f"secrets.json: {name}": secret for name, secret in made.items()},
     }
-    return Run(stack, await trace(stack, retried["id"]), await trace(stack, rejected["id"], "job.failed"), secrets)
+    return Run(
+        stack,
+        await trace(stack, retried["id"], "outbox job.completed", "tell settled"),
+        await trace(stack, rejected["id"], "outbox job.failed"),
+        secrets,
+    )
 
 
-async def trace(stack: Stack, job_id: str, end: str = "job.completed") -> dict[str, Any]:
+async def trace(stack: Stack, job_id: str, *ends: str) -> dict[str, Any]:
     """A job's trace, once all of its last spans have arrived."""
-    last = {"process ledger.settle_job", "process generator.close_job", f"outbox {end}"}
+    last = {"process ledger.settle_job", "process generator.close_job", *ends}
     async with asyncio.timeout(60), httpx.AsyncClient(base_url=stack.dev["observe_url"], trust_env=False) as http:
         while True:
             answer = await http.get(f"/api/jobs/{job_id}")

@@ -364,3 +364,14 @@ async def test_nobody_listening_is_the_provider_s_absence() -> None:
             await adapter.generate(a_request(job_id=JOB))
     finally:
         await adapter.close()
+
+
+async def test_it_says_what_is_left_of_our_limit(emulator: Running) -> None:
+    provider = OpenRouter("any", base_url=emulator.url)
+    try:
+        left_usd = await provider.left_usd()
+    finally:
+        await provider.close()
+
+    assert left_usd is not None
+    assert left_usd > 0

@@ -15,7 +15,7 @@ from pixorly.health import Check
 from pixorly.http import Observed
 from pixorly.outbox import Outbox
 from pixorly.topology import queue_named
-from pixorly_generator import handlers
+from pixorly_generator import account, handlers
 from pixorly_generator.calls import Calls
 from pixorly_generator.providers import ImageProvider
 from pixorly_generator.providers.breaker import Gates
@@ -85,7 +85,9 @@ def build(settings: GeneratorSettings) -> FastAPI:
                 stack.push_async_callback(provider.close)
             await publisher.start()
             stack.push_async_callback(publisher.close)
-            await stack.enter_async_context(service.background(outbox.relay(), calls.renew()))
+            accounts = [provider for provider in providers.values() if isinstance(provider, OpenRouter)]
+            loops = outbox.relay(), calls.renew(), account.keep_asking(accounts)
+            await stack.enter_async_context(service.background(*loops))
             stack.push_async_callback(outbox.drain)
             stack.push_async_callback(calls.drain, settings.shutdown_grace_s)
             await consumer.start()

@@ -133,12 +133,30 @@ class ProviderHttp:
             InvalidImage: The answer is larger than allowed, or packed although that was not asked for.
             ProviderRefused: The body can't be sent.
         """
+        return await self._call("POST", path, body, timeout_s, headers)
+
+    async def get(self, path: str, *, timeout_s: float) -> Reply:
+        """Read one JSON body.
+
+        Raises:
+            ProviderTimeout, ProviderUnavailable, InvalidImage: As `post`.
+        """
+        return await self._call("GET", path, None, timeout_s, None)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout_s: float,
+        headers: Mapping[str, str] | None,
+    ) -> Reply:
         lane = min(self._lanes, key=lambda lane: lane.busy)
         lane.busy += 1
         try:
             async with asyncio.timeout(timeout_s):
-                with calling("provider", "POST", self.base_url, path) as span:
-                    reply = await self._exchange(lane.client, path, body, timeout_s, headers)
+                with calling("provider", method, self.base_url, path) as span:
+                    reply = await self._exchange(lane.client, (method, path), body, timeout_s, headers)
                     answered(span, reply.status)
                     return reply
         except (TimeoutError, httpx.TimeoutException) as error:
@@ -151,23 +169,24 @@ class ProviderHttp:
     async def _exchange(
         self,
         client: httpx.AsyncClient,
-        path: str,
-        body: Mapping[str, Any],
+        address: tuple[str, str],
+        body: Mapping[str, Any] | None,
         timeout_s: float,
         headers: Mapping[str, str] | None,
     ) -> Reply:
+        method, path = address
         options = self.options
         phases = httpx.Timeout(
             connect=min(options.connect_timeout_s, timeout_s), write=options.write_timeout_s, read=timeout_s, pool=None
         )
         sent = {"content-type": "application/json", **(headers or {})}
         try:
-            content = orjson.dumps(body)
+            content = orjson.dumps(body) if body is not None else None
         except orjson.JSONEncodeError as error:
             raise ProviderRefused("The prompt is not valid text.") from error
         async with AsyncExitStack() as held:
             async with client.stream(
-                "POST", self.base_url + path, content=content, headers=sent, timeout=phases
+                method, self.base_url + path, content=content, headers=sent, timeout=phases
             ) as response:
                 raw = await _read(response, options.max_body_bytes, lambda: held.enter_async_context(self._large))
             parsing = asyncio.to_thread(_parsed, raw) if len(raw) > _INLINE_BYTES else None

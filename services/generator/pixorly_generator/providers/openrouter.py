@@ -6,6 +6,7 @@ This file and `openrouter_errors` are the ones that know OpenRouter's words.
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from pixorly.errors import ProviderTimeout
@@ -65,6 +66,17 @@ class OpenRouter:
                     return await self._call(request)
             except TimeoutError as error:
                 raise ProviderTimeout from error
+
+    async def left_usd(self, timeout_s: float = 10) -> float | None:
+        """Return what is left of our key's limit; None where it has none.
+
+        Raises:
+            TransientError, ServerError: OpenRouter did not say.
+        """
+        reply = await self._http.get("/key", timeout_s=timeout_s)
+        facts = reply.value.get("data")
+        left = facts.get("limit_remaining") if isinstance(facts, dict) else None
+        return float(left) if isinstance(left, int | float | Decimal) else None
 
     async def close(self) -> None:
         """Close the connections."""
