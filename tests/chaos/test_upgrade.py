@@ -46,7 +46,16 @@ def git(*words: str) -> str:
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The sources as they were before the newest migration."""
-    newest = git("log", "-1", "--diff-filter=A", "--format=%H", "--", *(f":(glob){path}" for path in MIGRATIONS))
+    newest = git(
+        "log",
+        "-1",
+        "--first-parent",
+        "-m",
+        "--diff-filter=A",
+        "--format=%H",
+        "--",
+        *(f":(glob){path}" for path in MIGRATIONS),
+    )
     before = newest and git("rev-parse", "--verify", "--quiet", f"{newest}^")
     if not before:
         pytest.skip("the version before the newest migration is not in the history of this repository")
