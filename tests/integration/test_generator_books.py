@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from pixorly.db import Database, migrate
 from pixorly.ids import new_id
+from pixorly.tokens import Tokens
 from pixorly_generator.routes import routes
 
 TOKEN = "service-token"
@@ -32,7 +34,7 @@ async def generator(database_url: str) -> AsyncIterator[httpx.AsyncClient]:
         for row in ROWS:
             await connection.execute(ADD, new_id(), *row)
     app = FastAPI()
-    app.include_router(routes(database, TOKEN))
+    app.include_router(routes(database, Tokens(SecretStr(TOKEN))))
     headers = {"Authorization": f"Bearer {TOKEN}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://generator", headers=headers) as client:

@@ -19,7 +19,7 @@ PACKAGES: Final = {
     "generator": ("pixorly", "pixorly_generator"),
     "ledger": ("pixorly.partitions", "pixorly_ledger"),
 }
-"""Whose migrations make up a service's database; with the outbox, for those that have one."""
+"""Whose migrations make up a service's database; with the outbox and the months, for those that have them."""
 
 
 class MigrationSettings(Settings):

@@ -1,6 +1,7 @@
 """`pixorly users` and `plans`: what an operator does with accounts."""
 
-from typing import Annotated, Any
+import time
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
@@ -16,6 +17,8 @@ app = typer.Typer(help="List, open and change users' accounts and their keys.", 
 keys = typer.Typer(help="Make, list and revoke a user's keys.", no_args_is_help=True)
 plans = typer.Typer(help="What each plan gives.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+
+_LOOK_EVERY_S: Final = 1.0
 
 Plan = Annotated[str, typer.Argument(help="One of `pixorly plans list`.")]
 
@@ -116,6 +119,32 @@ def suspend(context: typer.Context, user: User, *, as_json: Json = False, dir_: 
 def unsuspend(context: typer.Context, user: User, *, as_json: Json = False, dir_: Dir = None) -> None:
     """Take jobs from a user again."""
     _put(context, user, {"status": "active"}, dir_, as_json=as_json)
+
+
+@app.command()
+def erase(
+    context: typer.Context,
+    user: User,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    wait: Annotated[bool, typer.Option(help="Return when nothing is left.")] = True,
+    as_json: Json = False,
+    dir_: Dir = None,
+) -> None:
+    """Delete a user's images, blank prompts and notes, revoke keys; transfers stay. There is no way back."""
+    if not yes:
+        typer.confirm(f"Erase {user}: all images, prompts and keys, for good?", abort=True)
+    path = f"{ADMIN}/users/{part(user)}/erasure"
+    with as_operator(context, dir_, as_json=as_json) as client:
+        found = client.ask(send("POST", path, {}))
+        while wait and not found["finished_at"]:
+            time.sleep(_LOOK_EVERY_S)
+            found = client.ask(get(path))
+    if as_json:
+        show_json(found)
+        return
+    how_far = "Erased." if found["finished_at"] else "It is under way."
+    out.print(f"{how_far} {found['images']:,} images deleted, {found['jobs']:,} jobs blanked.")
 
 
 # Limits

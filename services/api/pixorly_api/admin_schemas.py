@@ -42,6 +42,19 @@ class PutUser(In):
     """Whether the plan's monthly credits are given."""
 
 
+class ErasureOut(Out):
+    """How far the erasure of a user is."""
+
+    user_id: str
+    requested_at: Moment
+    finished_at: Moment | None
+    """When nothing was left but transfers."""
+    images: int
+    """How many were deleted."""
+    jobs: int
+    """How many prompts and notes were blanked."""
+
+
 class PostGrant(In):
     """Credits for a user."""
 

@@ -17,6 +17,7 @@ from pixorly_api.auth import Auth, Members
 from pixorly_api.creation import Creation, Windows
 from pixorly_api.dead import DeadLetters
 from pixorly_api.edge import Edge
+from pixorly_api.erasures import Erasures
 from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.hints import Hints
 from pixorly_api.images import Images
@@ -138,7 +139,13 @@ def windows_of(settings: ApiSettings) -> Windows:
 
 
 def _auth(settings: ApiSettings, database: Database, members: Members | None) -> Auth:
-    return Auth(database, settings.admin_key, members=members, failures_per_minute=settings.failed_auth_per_minute)
+    return Auth(
+        database,
+        settings.admin_key,
+        admin_key_also=settings.admin_key_also,
+        members=members,
+        failures_per_minute=settings.failed_auth_per_minute,
+    )
 
 
 def build(settings: ApiSettings) -> FastAPI:
@@ -169,13 +176,15 @@ def build(settings: ApiSettings) -> FastAPI:
             stack.push_async_callback(watcher.close)
             await hints.start(watcher.hear)
             stack.push_async_callback(hints.close)
+            images = Images.of(outbox, settings, hints.announce)
             app.state.parts = Parts(
                 settings=settings,
                 database=database,
                 catalogue=catalogue.load(settings.models_file).of(settings.providers),
                 auth=_auth(settings, database, members_of(settings, ledger, stack)),
                 jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce),
-                images=Images.of(outbox, settings, hints.announce),
+                images=images,
+                erasures=Erasures(database, images, ledger),
                 creation=Creation(database, outbox, ledger, windows_of(settings), announce=hints.announce),
                 ledger=ledger,
                 links=await make_links(settings, stack),

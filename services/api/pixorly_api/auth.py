@@ -157,6 +157,7 @@ class Auth:
     Args:
         database: Where the keys are.
         admin_key: The operator's key; empty is none.
+        admin_key_also: Another one, while it is changed.
         members: Tells the users of an identity provider.
         failures_per_minute: How many requests without a valid key an address may make; 0 is any number.
         monotonic: Tells the time for the memory.
@@ -169,12 +170,14 @@ class Auth:
         *,
         members: Members | None = None,
         failures_per_minute: int = 0,
+        admin_key_also: SecretStr | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._members = members
         self._failures = Failures(failures_per_minute, monotonic)
-        self._admin_hash = hash_of(admin_key.get_secret_value()) if admin_key.get_secret_value() else None
+        given = (key.get_secret_value() for key in (admin_key, admin_key_also) if key)
+        self._admin_hashes = [hash_of(key) for key in given if key]
         self._monotonic = monotonic
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._used: dict[UUID, float] = {}
@@ -203,7 +206,7 @@ class Auth:
         return await self._holder(hash_of(key), scope)
 
     async def _holder(self, digest: bytes, scope: Scope) -> Caller:
-        if self._admin_hash and hmac.compare_digest(digest, self._admin_hash):
+        if any(hmac.compare_digest(digest, admin_hash) for admin_hash in self._admin_hashes):
             if scope == "admin":
                 return ADMIN
             raise Forbidden("The admin key opens /admin/v1 only; make an API key for a user there.")

@@ -17,6 +17,7 @@ from pixorly.errors import InvalidRequest
 from pixorly_api.auth import Auth, Caller
 from pixorly_api.creation import Creation
 from pixorly_api.dead import DeadLetters
+from pixorly_api.erasures import Erasures
 from pixorly_api.errors import NotFound, RateLimited
 from pixorly_api.fields import USER_ID, Scope
 from pixorly_api.images import Images
@@ -53,6 +54,7 @@ class Parts:
     provider_calls: ProviderCalls
     rates: Rates
     limits: Limits
+    erasures: Erasures
     inventory: StorageAudit
     pictures: Pictures
 

@@ -16,6 +16,8 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     api_database_connections: int = Field(default=10, ge=2)
     admin_key: SecretStr = SecretStr("")
     """The key to `/admin/v1`; without one, only API keys with the scope `admin` open it."""
+    admin_key_also: SecretStr = SecretStr("")
+    """Another one that opens it, too: the old one or the new one, while it is changed."""
     models_file: Path | None = None
     """Another model catalogue than the one that ships."""
     generator_url: str = "http://127.0.0.1:8082"
@@ -91,6 +93,9 @@ class ApiSettings(ProcessSettings, AmqpSettings, StorageSettings, LedgerClientSe
     """How old a charge is at least before it is looked at; more than an intent can live."""
     delete_again_after_s: float = Field(default=3600, gt=0)
     """After how long a deletion is sent once more; from then on after twice as long, until it is confirmed."""
+
+    prompt_retention_days: int = Field(default=0, ge=0)
+    """How many days after its settlement a job keeps its prompt; 0 is for ever."""
 
     cloudfront_domain: str | None = Field(
         default=None, validation_alias=AliasChoices("cloudfront_domain", "AWS_CLOUDFRONT_DOMAIN")

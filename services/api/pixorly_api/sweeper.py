@@ -76,11 +76,11 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep for ever; a part that is away only delays it."""
         await asyncio.gather(
-            _every(self._pace.sweep_interval_s, self.expire, self.abandon, self.void),
-            _every(self._pace.reconcile_interval_s, self.settle, self.nudge, self.delete_again, self.move_again),
-            _every(self._pace.reconcile_interval_s, self.purge),
-            _every(self._pace.audit_interval_s, self.audit_charges, batch=None),
-            _every(_MONTHS_EVERY_S, self.keep_partitions, batch=None),
+            every(self._pace.sweep_interval_s, self.expire, self.abandon, self.void),
+            every(self._pace.reconcile_interval_s, self.settle, self.nudge, self.delete_again, self.move_again),
+            every(self._pace.reconcile_interval_s, self.purge),
+            every(self._pace.audit_interval_s, self.audit_charges, batch=None),
+            every(_MONTHS_EVERY_S, self.keep_partitions, batch=None),
         )
 
     async def expire(self) -> int:
@@ -204,7 +204,7 @@ def _deletion(row: dict[str, Any]) -> ImageDeleted:
     )
 
 
-async def _every(interval_s: float, *sweeps: Callable[[], Awaitable[int]], batch: int | None = _BATCH) -> None:
+async def every(interval_s: float, *sweeps: Callable[[], Awaitable[int]], batch: int | None = _BATCH) -> None:
     """Run sweeps over and over, each again at once while it finds full batches."""
     while True:
         for sweep in sweeps:

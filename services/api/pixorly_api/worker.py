@@ -16,13 +16,14 @@ from pixorly.health import Check
 from pixorly.outbox import Outbox
 from pixorly.topology import queue_named
 from pixorly_api import dead, gauges, handlers
+from pixorly_api.erasures import Erasures
 from pixorly_api.graveyard import AmqpGraveyard
 from pixorly_api.hints import Hints
 from pixorly_api.images import Images
 from pixorly_api.jobs import Jobs
 from pixorly_api.ledger import HttpLedger
 from pixorly_api.settings import ApiSettings
-from pixorly_api.sweeper import Pace, Sweeper
+from pixorly_api.sweeper import Pace, Sweeper, every
 
 _COUNT_DEAD_EVERY_S: Final = 15
 
@@ -63,6 +64,7 @@ def build(settings: ApiSettings) -> FastAPI:
     hints = Hints(settings)
     jobs = Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce)
     images = Images.of(outbox, settings, hints.announce)
+    erasures = Erasures(database, images, ledger, settings.prompt_retention_days)
     sweeper = Sweeper(database, outbox, jobs, ledger, pace_of(settings))
     consumer = Consumer(settings, "api", publisher, subscriptions(jobs, images))
 
@@ -79,8 +81,11 @@ def build(settings: ApiSettings) -> FastAPI:
             await hints.start()
             stack.push_async_callback(hints.close)
             counting = dead.watch(AmqpGraveyard(settings), _COUNT_DEAD_EVERY_S)
+            forgetting = every(settings.reconcile_interval_s, erasures.erase, erasures.forget_prompts)
             measuring = gauges.keep_measuring(database)
-            await stack.enter_async_context(service.background(outbox.relay(), sweeper.run(), counting, measuring))
+            await stack.enter_async_context(
+                service.background(outbox.relay(), sweeper.run(), counting, measuring, forgetting)
+            )
             await consumer.start()
             stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
             yield

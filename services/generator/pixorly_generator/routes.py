@@ -4,7 +4,6 @@ Every call shows the service token: `Authorization: Bearer …`; without one in 
 Amounts are US dollars, written as text so that nothing is rounded.
 """
 
-import hmac
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final
@@ -13,6 +12,7 @@ import orjson
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
 from pixorly.db import Database
+from pixorly.tokens import Tokens
 from pixorly_generator import store
 
 _FIRST: Final = date(2000, 1, 1)
@@ -24,9 +24,9 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9]{1,4}/[0-9]{1,6}$")]
 
 
-def routes(database: Database, token: str) -> APIRouter:
+def routes(database: Database, tokens: Tokens) -> APIRouter:
     """Return the routes under `/internal`."""
-    router = APIRouter(prefix="/internal", dependencies=[Depends(_token_check(token))])
+    router = APIRouter(prefix="/internal", dependencies=[Depends(_token_check(tokens))])
 
     @router.get("/costs")
     async def costs(first: First = _FIRST, last: Last = _LAST) -> Response:
@@ -61,11 +61,9 @@ def _start(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _token_check(token: str) -> Callable[[Request], Awaitable[None]]:
-    expected = f"Bearer {token}".encode()
-
+def _token_check(tokens: Tokens) -> Callable[[Request], Awaitable[None]]:
     async def check(request: Request) -> None:
-        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
+        if not tokens.open(request.headers.get("authorization", "").encode()):
             raise HTTPException(401)
 
     return check

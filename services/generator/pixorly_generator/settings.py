@@ -11,6 +11,8 @@ class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings, OfferSet
     generator_database_url: SecretStr
     service_token: SecretStr = SecretStr("")
     """What the api shows to read the costs; it has the same setting."""
+    service_token_also: SecretStr | None = None
+    """Another one that is taken, too: the old one or the new one, while it is changed."""
     generator_concurrency: int = Field(default=1280, ge=1)
     """How many messages a process works on at once, and so how many jobs: a repeated one takes a place, too. It also
     sizes the pool of provider connections."""

@@ -14,6 +14,7 @@ from pixorly.delivery import Consumer, Subscription
 from pixorly.health import Check
 from pixorly.http import Observed
 from pixorly.outbox import Outbox
+from pixorly.tokens import Tokens
 from pixorly.topology import queue_named
 from pixorly_generator import account, handlers
 from pixorly_generator.calls import Calls
@@ -101,8 +102,8 @@ def build(settings: GeneratorSettings) -> FastAPI:
         Check("s3", blobs.probe),
     ]
     app.include_router(health.routes(checks))
-    if token := settings.service_token.get_secret_value():
-        app.include_router(routes(database, token))
+    if tokens := Tokens(settings.service_token, settings.service_token_also):
+        app.include_router(routes(database, tokens))
         app.add_middleware(Observed)
     return app
 

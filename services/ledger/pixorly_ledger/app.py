@@ -11,6 +11,7 @@ from pixorly.broker import Publisher
 from pixorly.db import Database, migrate
 from pixorly.delivery import Consumer, Subscription
 from pixorly.health import Check
+from pixorly.tokens import Tokens
 from pixorly.topology import queue_named
 from pixorly_ledger import gauges, handlers
 from pixorly_ledger.accounts import Accounts
@@ -59,7 +60,7 @@ def build(settings: LedgerSettings) -> AppWithDoor:
 
     app = AppWithDoor(title="Pixorly ledger", lifespan=lifespan, openapi_url=None)
     answer_errors(app)
-    add_routes(app, ledger, settings.service_token.get_secret_value())
+    add_routes(app, ledger, Tokens(settings.service_token, settings.service_token_also))
     # Money can be taken without RabbitMQ; what settles it waits in the queue.
     checks = [Check("postgres", database.ping), Check("rabbitmq", consumer.probe, required=False)]
     app.include_router(health.routes(checks))

@@ -4,7 +4,6 @@ What the framework does around a route takes several times longer than the charg
 """
 
 import asyncio
-import hmac
 from typing import Annotated, Any, Final, TypeVar
 
 import orjson
@@ -15,6 +14,7 @@ from typing_extensions import override
 
 from pixorly.errors import InvalidRequest, PixorlyError
 from pixorly.http import ROUTE, Observed
+from pixorly.tokens import Tokens
 from pixorly_ledger.credits import ChargeRequest, Credits
 from pixorly_ledger.problems import Unauthorized, first_fault, problem_of
 from pixorly_ledger.schemas import ChargeIn
@@ -38,13 +38,13 @@ class ChargeDoor:
     Args:
         app: What answers the rest.
         credits_: What charges.
-        token: The service token.
+        tokens: The service tokens.
     """
 
-    def __init__(self, app: ASGIApp, *, credits_: Credits, token: str) -> None:
+    def __init__(self, app: ASGIApp, *, credits_: Credits, tokens: Tokens) -> None:
         self._app = app
         self._credits = credits_
-        self._expected = f"Bearer {token}".encode()
+        self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -54,7 +54,7 @@ class ChargeDoor:
         scope[ROUTE] = scope["path"]
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
-            if not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
+            if not self._tokens.open(headers.get(b"authorization", b"")):
                 raise Unauthorized
             body = await _body(receive)
             answer = await (self._charge(body) if scope["path"] == _ONE else self._charge_all(body))
@@ -84,9 +84,9 @@ class ChargeDoor:
 class AppWithDoor(FastAPI):
     """An app that hands each request to a door before it looks at it itself."""
 
-    def charge_at_the_door(self, credits_: Credits, token: str) -> None:
+    def charge_at_the_door(self, credits_: Credits, tokens: Tokens) -> None:
         """Set the door."""
-        self._door: ASGIApp = Observed(ChargeDoor(super().__call__, credits_=credits_, token=token))
+        self._door: ASGIApp = Observed(ChargeDoor(super().__call__, credits_=credits_, tokens=tokens))
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

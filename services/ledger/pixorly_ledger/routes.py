@@ -4,7 +4,6 @@ Every call shows the service token: `Authorization: Bearer …`. Bodies are JSON
 is in the table of outcomes and whose facts are extra members. Lists are `{"data": […], "next_cursor": …}`.
 """
 
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -16,6 +15,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 
+from pixorly.tokens import Tokens
 from pixorly_ledger.accounts import Accounts, Terms
 from pixorly_ledger.audit import Audit
 from pixorly_ledger.credits import Credits
@@ -53,11 +53,9 @@ def _listed(rows: list[dict[str, Any]], limit: int, key: str) -> Json:
     return Json({"data": rows[:limit], "next_cursor": str(rows[limit - 1][key]) if more else None})
 
 
-def _token_check(token: str) -> Callable[[Request], Awaitable[None]]:
-    expected = f"Bearer {token}".encode()
-
+def _token_check(tokens: Tokens) -> Callable[[Request], Awaitable[None]]:
     async def check(request: Request) -> None:
-        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
+        if not tokens.open(request.headers.get("authorization", "").encode()):
             raise Unauthorized
 
     return check
@@ -75,10 +73,10 @@ class Ledger:
     audit: Audit
 
 
-def add_routes(app: AppWithDoor, ledger: Ledger, token: str) -> None:
+def add_routes(app: AppWithDoor, ledger: Ledger, tokens: Tokens) -> None:
     """Let the app answer all of `/internal`."""
-    app.charge_at_the_door(ledger.credits, token)
-    router = APIRouter(prefix="/internal", dependencies=[Depends(_token_check(token))])
+    app.charge_at_the_door(ledger.credits, tokens)
+    router = APIRouter(prefix="/internal", dependencies=[Depends(_token_check(tokens))])
     router.include_router(_charge_routes(ledger.credits, ledger.statements))
     router.include_router(_image_routes(ledger.storage))
     router.include_router(_account_routes(ledger.accounts, ledger.statements))

@@ -49,6 +49,8 @@ class LedgerSettings(ProcessSettings, AmqpSettings):
     ledger_database_url: SecretStr
     service_token: SecretStr = Field(min_length=8)
     """What the other services show; they have the same setting."""
+    service_token_also: SecretStr | None = Field(default=None, min_length=8)
+    """Another one that is taken, too: the old one or the new one, while it is changed."""
     plans: Plans = Field(default_factory=lambda: dict(PLANS))
     """JSON; a plan that is left out keeps its default."""
     default_plan: str = "free"

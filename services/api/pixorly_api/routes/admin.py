@@ -10,6 +10,7 @@ from pixorly_api.admin_schemas import (
     AccountList,
     AdminAccount,
     CreatedKey,
+    ErasureOut,
     Grant,
     KeyList,
     KeyOut,
@@ -129,6 +130,28 @@ async def delete_limits(parts: P, _: Admin, user_id: UserId) -> None:
 async def _limits(parts: Parts, user_id: str) -> UserLimits:
     allowed, under_way = await parts.limits.read(user_id)
     return UserLimits(user_id=user_id, jobs_under_way=under_way, **asdict(allowed))
+
+
+@router.post(
+    "/users/{user_id}/erasure",
+    operation_id="eraseUser",
+    summary="Erase a user",
+    status_code=202,
+    responses=_WRITE,
+)
+async def erase_user(parts: P, _: Admin, user_id: UserId) -> ErasureOut:
+    """Suspend an account, revoke its keys, and have its images deleted and its prompts and notes blanked.
+
+    Jobs under way end as if their deadline had passed. Transfers stay, for the books must add up. A worker carries it
+    out; `getErasure` says when it is done. It can't be undone.
+    """
+    return ErasureOut(**asdict(await parts.erasures.ask(user_id)))
+
+
+@router.get("/users/{user_id}/erasure", operation_id="getErasure", summary="How far it is", responses=_READ)
+async def get_erasure(parts: P, _: Admin, user_id: UserId) -> ErasureOut:
+    """Return how far the erasure of a user is."""
+    return ErasureOut(**asdict(await parts.erasures.read(user_id)))
 
 
 def _key(key: ApiKey) -> dict[str, Any]:

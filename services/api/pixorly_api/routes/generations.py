@@ -271,6 +271,8 @@ async def retry(
     failed = await read(parts, caller.user_id, generation_id)
     if failed.job.status != "failed":
         raise NotFailed(status=failed.job.status)
+    if not failed.job.prompt:
+        raise InvalidRequest("Its prompt is not kept any more.")
     order = replace(
         _again(parts, failed),
         retry_of=generation_id,
