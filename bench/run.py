@@ -1,0 +1,87 @@
+"""Measure Pixorly beside what a team would use instead, and beside the limit of the machine, in the same run.
+
+Parts that are named are measured, else the main ones. What each finds is written as soon as it is found, to
+bench/results/latest.json, and docs/performance.md is made from that: a run that is interrupted loses one part only, and
+`--resume` goes on with the parts that are left.
+"""
+
+import argparse
+import importlib
+import signal
+import sys
+from types import FrameType
+
+import report
+from effort import Effort, progress
+from figures import Found, Store, table
+from machine import describe
+from world import BenchError
+
+PARTS = {
+    "throughput": "jobs a second, saturated, 64 and 1024 px; processor, messages, transactions and calls for each job",
+    "latency": "dispatch and finish at 5, 20 and 50 jobs a second",
+    "in-flight": "memory and dispatch with 1,000 provider calls in flight (5,000, too, with --full)",
+    "retries": "how exactly retries come after 2, 4 and 8 s, at idle and beside 50 jobs a second",
+}
+NOT_AGAIN_WITHIN_S = 12 * 3600
+
+
+def main() -> None:
+    given = arguments()
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    store, effort = Store(), Effort(given.rounds, given.seconds, quick=given.quick, full=given.full)
+    if given.quick:
+        effort = Effort(rounds=2, seconds=1, quick=True, full=given.full)
+    failed = {}
+    for number, part in enumerate(parts := list(given.parts or PARTS), 1):
+        if given.resume and store.fresh(part, NOT_AGAIN_WITHIN_S):
+            progress(f"{part}: found already")
+            continue
+        progress(f"part {number} of {len(parts)}, {part}: {PARTS[part]}")
+        try:
+            found = measured(part, effort)
+        except BenchError as error:
+            failed[part] = str(error)
+            progress(f"{part} failed: {error}")
+            continue
+        store.put(
+            part, found, {**describe(), "rounds": effort.rounds, "seconds": effort.seconds, "quick": effort.quick}
+        )
+        print(f"\n{part}\n{table([figure for figure in store.figures() if figure.part == part])}\n", flush=True)
+    report.write(store)
+    if failed:
+        sys.exit("These parts failed: " + ", ".join(failed))
+
+
+def measured(part: str, effort: Effort) -> Found:
+    found = importlib.import_module(f"parts.{part.replace('-', '_')}").run(effort)
+    assert isinstance(found, Found)
+    return found
+
+
+def arguments() -> argparse.Namespace:
+    list_of_parts = "\n".join(f"  {name:<12}{words}" for name, words in PARTS.items())
+    reads = argparse.ArgumentParser(
+        description=__doc__, epilog=f"parts:\n{list_of_parts}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    reads.add_argument("parts", nargs="*", metavar="PART", help="what to measure; the main parts where none is named")
+    reads.add_argument("--rounds", type=int, default=5, help="how often each way has its turn (5)")
+    reads.add_argument("--seconds", type=float, default=4, help="about how long a turn takes (4)")
+    reads.add_argument("--full", action="store_true", help="large states and long runs, too; takes hours")
+    reads.add_argument("--quick", action="store_true", help="only see that it runs: the figures say little")
+    reads.add_argument("--resume", action="store_true", help="leave out what was measured within twelve hours")
+    given = reads.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        reads.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return given
+
+
+def _as_interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; what was found before is kept, and --resume goes on from there.")
