@@ -39,7 +39,7 @@ trial: setup ## Send 300 jobs within two minutes while processes are killed ever
 	@$(PYTEST) -s tests/chaos/test_trial.py $(if $(SEED),--trial-seed $(SEED))
 
 .PHONY: verify
-verify: setup ## Try 10,000 seeds of the simulator, then everything that takes long
+verify: setup bench-packages ## Try 10,000 seeds of the simulator, then everything that takes long
 	@SEEDS=10000 $(PYTEST) tests/simulation -n auto --maxprocesses 4
 	@$(PYTEST) -m long
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -84,8 +85,9 @@ def ratio_of_rounds(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
+    """The smallest of the values that so many are no larger than."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[max(0, ceil(share * len(ordered)) - 1)]
 
 
 class Store:
@@ -110,7 +112,7 @@ class Store:
         kept = [figure for figure in self.figures() if figure.part != part]
         lines = [*map(asdict, kept), *({**asdict(figure), "part": part} for figure in found.figures)]
         _write(self._latest, lines)
-        about = {**about, "at_s": round(time.time())}
+        about = {**about, "at_s": round(time.time()), "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
         _write(self._details, {**self.details(), part: {**found.details, "about": about}})
 
 

@@ -7,8 +7,10 @@ bench/results/latest.json, and docs/performance.md is made from that: a run that
 
 import argparse
 import importlib
+import os
 import signal
 import sys
+import traceback
 from types import FrameType
 
 import report
@@ -21,8 +23,13 @@ PARTS = {
     "throughput": "jobs a second, saturated, 64 and 1024 px; processor, messages, transactions and calls for each job",
     "latency": "dispatch and finish at 5, 20 and 50 jobs a second",
     "in-flight": "memory and dispatch with 1,000 provider calls in flight (5,000, too, with --full)",
+    "ledger": "charges in groups beside one at a time (over HTTP and in a ledger of a million, too, with --full)",
+    "backlog": "throughput with 10,000 jobs queued beside 100 (100,000, too, with --full)",
+    "history": "create, get and list with 100,000 jobs beside none (1,000,000 with --full)",
     "retries": "how exactly retries come after 2, 4 and 8 s, at idle and beside 50 jobs a second",
 }
+LARGER = {"in-flight", "ledger", "backlog", "history"}
+"""Of which the full run measures more, which stands beside what the main run found."""
 NOT_AGAIN_WITHIN_S = 12 * 3600
 
 
@@ -32,23 +39,30 @@ def main() -> None:
     store, effort = Store(), Effort(given.rounds, given.seconds, quick=given.quick, full=given.full)
     if given.quick:
         effort = Effort(rounds=2, seconds=1, quick=True, full=given.full)
-    failed = {}
+    failed = list[str]()
     for number, part in enumerate(parts := list(given.parts or PARTS), 1):
-        if given.resume and store.fresh(part, NOT_AGAIN_WITHIN_S):
+        if given.resume and store.fresh(f"{part}-full" if effort.full and part in LARGER else part, NOT_AGAIN_WITHIN_S):
             progress(f"{part}: found already")
             continue
         progress(f"part {number} of {len(parts)}, {part}: {PARTS[part]}")
+        about = {
+            **describe(),
+            "load_before": round(os.getloadavg()[0], 1),
+            "rounds": effort.rounds,
+            "quick": effort.quick,
+        }
         try:
             found = measured(part, effort)
-        except BenchError as error:
-            failed[part] = str(error)
-            progress(f"{part} failed: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever befell one part, the others are measured
+            failed.append(part)
+            progress(f"{part} failed: {error or type(error).__name__}")
+            if not isinstance(error, BenchError):
+                traceback.print_exc()
             continue
-        store.put(
-            part, found, {**describe(), "rounds": effort.rounds, "seconds": effort.seconds, "quick": effort.quick}
-        )
-        print(f"\n{part}\n{table([figure for figure in store.figures() if figure.part == part])}\n", flush=True)
-    report.write(store)
+        name = f"{part}-full" if effort.full and part in LARGER else part
+        store.put(name, found, about)
+        report.write(store)
+        print(f"\n{part}\n{table([figure for figure in store.figures() if figure.part == name])}\n", flush=True)
     if failed:
         sys.exit("These parts failed: " + ", ".join(failed))
 

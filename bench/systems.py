@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -181,6 +181,7 @@ class Pixorly(HttpSystem):
     name = "pixorly"
     databases = ("pixorly_api", "pixorly_ledger", "pixorly_generator")
     vhost = "pixorly"
+    users: list[str]
     model = MODELS[0]
     done_sql = """
         select count(*) filter (where status = 'completed'), count(*) filter (where status <> 'completed'),
@@ -198,10 +199,11 @@ class Pixorly(HttpSystem):
         body = {"model": self.model, "prompt": prompt, "width": side, "height": side}
         return post("/v1/generations", json.dumps(body).encode(), key, **{"idempotency-key": str(uuid4())})
 
-    async def open_accounts(self, users: int = USERS) -> None:
+    async def open_accounts(self, users: Sequence[str] = ()) -> None:
+        self.users = list(users) or [f"bench-{number}" for number in range(USERS)]
         headers = {"Authorization": f"Bearer {self.world.dev['admin_key']}"}
         async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=60, trust_env=False) as http:
-            self.use_keys([await self._account(http, f"bench-{number}") for number in range(users)])
+            self.use_keys([await self._account(http, user_id) for user_id in self.users])
 
     async def _account(self, http: httpx.AsyncClient, user_id: str) -> str:
         user = f"/admin/v1/users/{user_id}"
