@@ -19,7 +19,7 @@ class Effort:
     """
 
     rounds: int = 5
-    seconds: float = 4
+    seconds: float = 3
     quick: bool = False
     full: bool = False
 

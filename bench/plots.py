@@ -18,7 +18,10 @@ COLOURS = {
     "bare": "#8a8a8a",
 }
 """Of the systems: they differ in lightness, too, for those who see colours otherwise."""
-PARTS = ("#0072b2", "#56b4e9", "#009e73", "#a6d96a", "#f0c808", "#e69f00", "#d55e00", "#cc79a7", "#8a8a8a", "#444444")
+PARTS = (
+    *("#0072b2", "#56b4e9", "#009e73", "#a6d96a", "#f0c808", "#e69f00"),
+    *("#d55e00", "#cc79a7", "#8a8a8a", "#444444", "#b3b3d9"),
+)
 STYLE = "text{font:13px system-ui,sans-serif;fill:#222}.t{font-size:15px;font-weight:600}.s{fill:#555;font-size:12px}"
 
 
@@ -87,7 +90,7 @@ def stacked(title: str, note: str, rows: Mapping[str, Mapping[str, float]], unit
     return _svg(title, note, drawn, y + 24)
 
 
-def points(title: str, note: str, rows: Mapping[str, Sequence[float]], unit: str) -> str:
+def points(title: str, note: str, rows: Mapping[str, Sequence[float]]) -> str:
     """Every value as a point, so that it is seen how they are spread; the axis begins at the lowest."""
     values = [value for row in rows.values() for value in row] or [0.0]
     low, step, most = _axis(min([0.0, *values]), max([1.0, *values]))
@@ -109,7 +112,7 @@ def points(title: str, note: str, rows: Mapping[str, Sequence[float]], unit: str
             f'fill="#0072b2" fill-opacity=".45"/>'
             for place, value in enumerate(row)
         ]
-    return _svg(title, note, [*drawn, _text(WIDTH - 36, bottom + 16, unit, "s")], bottom + 28)
+    return _svg(title, note, drawn, bottom + 28)
 
 
 def _axis(low: float, high: float) -> tuple[float, float, float]:

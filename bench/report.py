@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,7 +130,8 @@ PLOT_WORDS = {
     "processor": "Processor time for a thousand jobs, by process",
     "latency": "Dispatch and finish at several rates",
     "backlog": "Throughput with few and with many jobs queued",
-    "retries": "How late each retry came",
+    "retries": "How late each retry came at idle",
+    "retries-busy": "How late each retry came beside other jobs",
 }
 
 
@@ -183,16 +185,11 @@ def _backlog(details: Mapping[str, Any]) -> str | None:
     )
 
 
-def _retries(details: Mapping[str, Any]) -> str | None:
+def _retries(details: Mapping[str, Any], place: str) -> str | None:
     if "retries" not in details:
         return None
-    rows = {
-        f"{delay} s, {place}": [1000 * error for error in errors]
-        for place, delays in details["retries"].items()
-        if place != "about"
-        for delay, errors in delays.items()
-    }
-    return points("How late retries came", "milliseconds beyond the delay that was meant", rows, "ms")
+    errors = {f"{delay} s": each for delay, each in details["retries"][place].items()}
+    return points(f"How late retries came, {place}", "seconds beyond the delay that was meant", errors)
 
 
 PLOTS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
@@ -200,5 +197,6 @@ PLOTS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "processor": _processor,
     "latency": _latency,
     "backlog": _backlog,
-    "retries": _retries,
+    "retries": partial(_retries, place="at idle"),
+    "retries-busy": partial(_retries, place="beside 50 jobs/s"),
 }

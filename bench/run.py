@@ -15,7 +15,7 @@ from types import FrameType
 
 import report
 from effort import Effort, progress
-from figures import Found, Store, table
+from figures import RESULTS, Found, Store, table
 from machine import describe
 from world import BenchError
 
@@ -28,6 +28,8 @@ PARTS = {
     "history": "create, get and list with 100,000 jobs beside none (1,000,000 with --full)",
     "retries": "how exactly retries come after 2, 4 and 8 s, at idle and beside 50 jobs a second",
 }
+ONLY_FULL = {"history"}
+"""What is a main figure only where the state is large."""
 LARGER = {"in-flight", "ledger", "backlog", "history"}
 """Of which the full run measures more, which stands beside what the main run found."""
 NOT_AGAIN_WITHIN_S = 12 * 3600
@@ -36,11 +38,12 @@ NOT_AGAIN_WITHIN_S = 12 * 3600
 def main() -> None:
     given = arguments()
     signal.signal(signal.SIGTERM, _as_interrupt)
-    store, effort = Store(), Effort(given.rounds, given.seconds, quick=given.quick, full=given.full)
+    store, effort, docs = Store(), Effort(given.rounds, given.seconds, full=given.full), report.DOCS
     if given.quick:
-        effort = Effort(rounds=2, seconds=1, quick=True, full=given.full)
+        effort, docs = Effort(rounds=2, seconds=1, quick=True, full=given.full), RESULTS / "quick"
+        store = Store(docs)
     failed = list[str]()
-    for number, part in enumerate(parts := list(given.parts or PARTS), 1):
+    for number, part in enumerate(parts := chosen(given), 1):
         if given.resume and store.fresh(f"{part}-full" if effort.full and part in LARGER else part, NOT_AGAIN_WITHIN_S):
             progress(f"{part}: found already")
             continue
@@ -61,10 +64,15 @@ def main() -> None:
             continue
         name = f"{part}-full" if effort.full and part in LARGER else part
         store.put(name, found, about)
-        report.write(store)
+        report.write(store, docs)
         print(f"\n{part}\n{table([figure for figure in store.figures() if figure.part == name])}\n", flush=True)
     if failed:
         sys.exit("These parts failed: " + ", ".join(failed))
+
+
+def chosen(given: argparse.Namespace) -> list[str]:
+    """The parts that are named, else those of a main or a full run."""
+    return given.parts or [part for part in PARTS if given.full or part not in ONLY_FULL]
 
 
 def measured(part: str, effort: Effort) -> Found:
@@ -80,9 +88,13 @@ def arguments() -> argparse.Namespace:
     )
     reads.add_argument("parts", nargs="*", metavar="PART", help="what to measure; the main parts where none is named")
     reads.add_argument("--rounds", type=int, default=5, help="how often each way has its turn (5)")
-    reads.add_argument("--seconds", type=float, default=4, help="about how long a turn takes (4)")
+    reads.add_argument("--seconds", type=float, default=3, help="about how long a turn takes (3)")
     reads.add_argument("--full", action="store_true", help="large states and long runs, too; takes hours")
-    reads.add_argument("--quick", action="store_true", help="only see that it runs: the figures say little")
+    reads.add_argument(
+        "--quick",
+        action="store_true",
+        help="only see that it runs: figures go to results/quick",
+    )
     reads.add_argument("--resume", action="store_true", help="leave out what was measured within twelve hours")
     given = reads.parse_args()
     if unknown := set(given.parts) - set(PARTS):

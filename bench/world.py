@@ -170,6 +170,8 @@ def world(**told: str) -> Iterator[World]:
             **told,
         }
         ends.callback(_pixorly, environment, "down")
+        # It ends first: a generator that is told to stop would wait for calls that take minutes.
+        ends.callback(stop, provider)
         _pixorly(environment, "up", "--detach")
         dev = json.loads((root / "stack" / "dev.json").read_text())
         rows = json.loads(_pixorly(environment, "ps", "--json"))

@@ -19,12 +19,14 @@ from figures import Found, percentile, ratio_of_rounds
 from filling import Template, clone, heard, publish_copies
 from http_load import Connection
 from systems import CLIENTS, Pixorly
-from world import World, world
+from world import BenchError, World, world
 
 FEW = 100
 LEAST = 0.9
 WARM_S = 1.5
 """Until calls are under way again after the halt."""
+FEWEST = 20
+LONGEST_S = 12
 DEADLINE_S = 1800
 """The longest that may be asked for: what is queued must not end before it is its turn."""
 
@@ -68,15 +70,23 @@ class Side:
         feeders = [asyncio.create_task(self._feed()) for _ in range(CLIENTS)]
         watch = asyncio.create_task(self._watch())
         await asyncio.sleep(WARM_S)
-        before, began = await self.count(), time.monotonic()
-        await asyncio.sleep(seconds)
-        self.per_s.append((await self.count() - before) / (time.monotonic() - began))
+        self.per_s.append(await self._rate(seconds))
         self.generator.suspend()
         for task in [watch, *feeders]:
             task.cancel()
         for result in await asyncio.gather(watch, *feeders, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
+
+    async def _rate(self, seconds: float) -> float:
+        """Look for so long; longer where hardly anything is done, but not so long that the other's leases run out."""
+        before, began, done = await self.count(), time.monotonic(), 0
+        while (spent := time.monotonic() - began) < seconds or (done < FEWEST and spent < LONGEST_S):
+            await asyncio.sleep(0.2)
+            done = await self.count() - before
+        if not done:
+            raise BenchError(f"with {self.queued:,} queued nothing was done within {spent:.0f} s")
+        return done / (time.monotonic() - began)
 
     async def _watch(self) -> None:
         while True:

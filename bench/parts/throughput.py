@@ -11,8 +11,8 @@ from world import World, world
 
 SIDES = (64, 1024)
 CREWS = {
-    "celery": [Crew(processes) for processes in (1, 2, 3, 4, 6)],
-    "dramatiq": [Crew(1, 8), Crew(2, 8), Crew(2, 2), Crew(3, 4), Crew(4, 2)],
+    "celery": [Crew(processes) for processes in (1, 2, 3, 4)],
+    "dramatiq": [Crew(1, 8), Crew(2, 8), Crew(3, 4), Crew(4, 2)],
 }
 """Which the rivals may choose from: a process of Celery works on one job, one of Dramatiq has threads, mostly eight."""
 TARGETS = {

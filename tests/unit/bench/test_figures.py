@@ -121,8 +121,8 @@ def test_a_document_without_figures_says_how_to_have_some(tmp_path: Path) -> Non
     [
         bars("a & b", "note", {"64 px": [Bar("pixorly", 3, 1, 5), Bar("other", 0)]}, "/s"),
         stacked("parts", "note", {"one": {"api": 1.0, "<s3>": 0.0}}, "s"),
-        points("late", "note", {"2 s": [0.0, 130.5, -4.0], "4 s": []}, "ms"),
-        points("nothing", "note", {}, "ms"),
+        points("late", "note", {"2 s": [0.0, 130.5, -4.0], "4 s": []}),
+        points("nothing", "note", {}),
     ],
     ids=["bars", "stacked", "points", "nothing"],
 )
