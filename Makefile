@@ -8,7 +8,7 @@ WORKERS ?= 3
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## Bring uv, the Python packages, PostgreSQL, SeaweedFS and RabbitMQ; no root, nothing installed into the system
@@ -39,13 +39,25 @@ trial: setup ## Send 300 jobs within two minutes while processes are killed ever
 	@$(PYTEST) -s tests/chaos/test_trial.py $(if $(SEED),--trial-seed $(SEED))
 
 .PHONY: verify
-verify: setup ## Try 10,000 seeds of the simulator, then everything that takes long
+verify: setup bench-packages ## Try 10,000 seeds of the simulator, then everything that takes long
 	@SEEDS=10000 $(PYTEST) tests/simulation -n auto --maxprocesses 4
 	@$(PYTEST) -m long
 
-.PHONY: bench-ledger
-bench-ledger: setup ## Measure how fast the ledger charges, beside the same work done one at a time, and print the ratios
-	@.venv/bin/python bench/ledger.py
+.PHONY: bench
+bench: bench-packages ## Measure the main figures beside Celery, Dramatiq and the bare work, and write docs/performance.md (20 minutes)
+	@.venv/bin/python bench/run.py $(BENCH)
+
+.PHONY: bench-full
+bench-full: bench-packages ## The same with large states and long runs, too (hours); BENCH=--resume goes on where it was interrupted
+	@.venv/bin/python bench/run.py --full $(BENCH)
+
+bench-%: bench-packages ## One part of it: bench-throughput, -latency, -in-flight, -ledger, -backlog, -history, -retries
+	@.venv/bin/python bench/run.py $(BENCH) $*
+
+.PHONY: bench-packages
+bench-packages: setup
+	@UV_SYSTEM_CERTS=1 UV_NO_PROGRESS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python \
+		--require-hashes -r bench/requirements.lock
 
 .PHONY: test-unit
 test-unit: setup ## Run the tests that need no servers

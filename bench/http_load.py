@@ -23,6 +23,16 @@ class Connection:
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         return int(head[9:12]), await self._reader.readexactly(length)
 
+    async def until(self, path: str, token: str, word: bytes) -> None:
+        """Read a stream of events until this word comes."""
+        self._writer.write(get(path, token))
+        seen = b""
+        while word not in seen:
+            read = await self._reader.read(65_536)
+            if not read:
+                raise ConnectionError(f"the stream of {path} ended")
+            seen = seen[-len(word) :] + read
+
     def close(self) -> None:
         self._writer.close()
 
@@ -31,6 +41,10 @@ def post(path: str, body: bytes, token: str, **more: str) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in more.items())
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def get(path: str, token: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n".encode()
 
 
 async def rate(url: str, make: Callable[[], bytes], at_once: int, seconds: float) -> float:

@@ -19,5 +19,7 @@ compile ${UPGRADE:+--upgrade} libs/stack/pyproject.toml --extra local pyproject.
 for project in services/*/pyproject.toml libs/stack/pyproject.toml; do
     compile -c requirements.lock "$project" -o "${project%/pyproject.toml}/requirements.lock"
 done
+# What `make bench` compares with runs in the same environment as the system.
+compile -c requirements.lock pyproject.toml --group bench -o bench/requirements.lock
 # What `make check-deploy` checks with is heavy, and needed by nothing else.
 compile ${UPGRADE:+--upgrade} --group pyproject.toml:deploy -o deploy/requirements.lock

@@ -1,0 +1,182 @@
+"""Throughput with many jobs queued, beside the same with a hundred.
+
+Two Pixorlys take turns: while one works the other's generator is halted. Both are fed by clients who ask for one more
+whenever one is done, so that as many stay queued. The jobs that lie in the queue from the start are copies of one that
+was asked for: their rows and their messages.
+"""
+
+import asyncio
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from statistics import median
+
+import asyncpg
+import httpx
+import psutil  # type: ignore[import-untyped]  # it has no types of its own
+from effort import Effort, progress
+from figures import Found, percentile, ratio_of_rounds
+from filling import Template, clone, heard, publish_copies
+from http_load import Connection
+from systems import CLIENTS, Pixorly
+from world import BenchError, World, world
+
+FEW = 100
+LEAST = 0.9
+WARM_S = 1.5
+"""Until calls are under way again after the halt."""
+FEWEST = 20
+LONGEST_S = 12
+DEADLINE_S = 1800
+"""The longest that may be asked for: what is queued must not end before it is its turn."""
+
+
+def run(effort: Effort) -> Found:
+    found = Found()
+    for queued in (1000,) if effort.quick else (10_000, 100_000) if effort.full else (10_000,):
+        # Where a generator is halted its heartbeats are missing.
+        with ExitStack() as ends:
+            few, many = (ends.enter_context(world(PIXORLY_AMQP_HEARTBEAT_S="600")) for _ in range(2))
+            asyncio.run(measure(few, many, queued, effort, found))
+    return found
+
+
+@dataclass
+class Side:
+    """One of the two that take turns."""
+
+    world: World
+    system: Pixorly
+    queued: int
+    asked: int = 0
+    done: int = 0
+    per_s: list[float] = field(default_factory=list)
+    took_s: list[float] = field(default_factory=list)
+    """How long the api took for each request."""
+
+    @property
+    def generator(self) -> psutil.Process:
+        return psutil.Process(self.world.pids["generator"])
+
+    async def count(self) -> int:
+        connection = await asyncpg.connect(self.world.database_url("pixorly_api"))
+        count = await connection.fetchval("select count(*) from jobs where settled_at is not null")
+        await connection.close()
+        return int(count)
+
+    async def turn(self, seconds: float) -> None:
+        """Let it work, and note how many jobs a second were done."""
+        self.generator.resume()
+        feeders = [asyncio.create_task(self._feed()) for _ in range(CLIENTS)]
+        watch = asyncio.create_task(self._watch())
+        await asyncio.sleep(WARM_S)
+        self.per_s.append(await self._rate(seconds))
+        self.generator.suspend()
+        for task in [watch, *feeders]:
+            task.cancel()
+        for result in await asyncio.gather(watch, *feeders, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    async def _rate(self, seconds: float) -> float:
+        """Look for so long; longer where hardly anything is done, but not so long that the other's leases run out."""
+        before, began, done = await self.count(), time.monotonic(), 0
+        while (spent := time.monotonic() - began) < seconds or (done < FEWEST and spent < LONGEST_S):
+            await asyncio.sleep(0.2)
+            done = await self.count() - before
+        if not done:
+            raise BenchError(f"with {self.queued:,} queued nothing was done within {spent:.0f} s")
+        return done / (time.monotonic() - began)
+
+    async def _watch(self) -> None:
+        while True:
+            self.done = await self.count()
+            await asyncio.sleep(0.2)
+
+    async def _feed(self) -> None:
+        connection = await Connection.open(self.system.url)
+        while True:
+            if self.asked - self.done >= self.queued:
+                await asyncio.sleep(0.02)
+                continue
+            self.asked += 1
+            began = time.monotonic()
+            await self.system.ask(connection, "one more", 64, self.system.next_key())
+            self.took_s.append(time.monotonic() - began)
+
+
+async def measure(few: World, many: World, queued: int, effort: Effort, found: Found) -> None:
+    sides = [await opened(few, FEW), await opened(many, queued)]
+    await load(sides[1], queued)
+    for side in sides:
+        side.generator.suspend()
+    for turn in range(effort.rounds):
+        for side in sides if turn % 2 == 0 else sides[::-1]:
+            await side.turn(effort.seconds)
+        progress(
+            f"round {turn + 1} of {effort.rounds}: " + ", ".join(f"{s.queued:,}: {s.per_s[-1]:.1f}/s" for s in sides)
+        )
+    for side in sides:
+        side.generator.resume()
+    small, large = sides
+    found.add(
+        f"throughput with {queued:,} queued, 64 px",
+        median(large.per_s),
+        "jobs/s",
+        (f"with {FEW} queued", median(small.per_s)),
+        ratio=ratio_of_rounds(large.per_s, small.per_s),
+        at_least=LEAST,
+    )
+    create = f"create p99 with {queued:,} queued", 1000 * percentile(large.took_s, 0.99), "ms"
+    found.add(*create, (f"with {FEW} queued", 1000 * percentile(small.took_s, 0.99)))
+    found.add(f"wait of a new job behind {queued:,}", queued / median(large.per_s), "s")
+    found.details[str(queued)] = {"many": large.per_s, "few": small.per_s}
+
+
+async def opened(lent: World, queued: int) -> Side:
+    system = Pixorly(lent)
+    await system.open_accounts()
+    await system.saturate(50, 64)
+    done = await Side(lent, system, queued).count()
+    return Side(lent, system, queued, asked=done, done=done)
+
+
+async def load(side: Side, count: int) -> None:
+    """Queue copies of a job while the generator is halted."""
+    side.generator.suspend()
+    try:
+        async with heard(side.world, "job.created") as message:
+            template = await asked(side)
+            copied = await asyncio.wait_for(message, 30)
+        api, ledger = side.world.database_url("pixorly_api"), side.world.database_url("pixorly_ledger")
+        await clone(api, {"jobs": "", "slots": ""}, template, count)
+        await clone(ledger, {"charges": "", "images": ""}, template, count)
+        await reserve(ledger)
+        await publish_copies(side.world, copied, template, count)
+    finally:
+        side.generator.resume()
+    side.asked += count + 1
+
+
+async def asked(side: Side) -> Template:
+    """Ask for the job to copy."""
+    headers = {"Authorization": f"Bearer {side.system.keys[0]}"}
+    body = {"model": side.system.model, "prompt": "to copy", "width": 64, "height": 64, "deadline_s": DEADLINE_S}
+    async with httpx.AsyncClient(base_url=side.system.url, headers=headers, trust_env=False, timeout=30) as http:
+        made = (await http.post("/v1/generations", json=body)).raise_for_status().json()
+    connection = await asyncpg.connect(side.world.database_url("pixorly_api"))
+    image_id = await connection.fetchval("select image_id from slots where job_id = $1", made["id"])
+    await connection.close()
+    return Template(made["id"], str(image_id), side.system.users, made["id"][:13])
+
+
+async def reserve(url: str) -> None:
+    """Have accounts know of the storage that the copies reserved."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        """
+        update accounts a set reserved_bytes = i.bytes
+        from (select user_id, sum(bytes) as bytes from images where state = 'reserved' group by user_id) i
+        where i.user_id = a.user_id"""
+    )
+    await connection.close()
