@@ -1,8 +1,8 @@
 """Write the files that follow from the code, or with `--check` say which of them no longer do.
 
-They are `.env.example` (from the settings classes), `docs/events.md` (from the events and the topology),
-`docs/outcomes.md` and `docs/errors.md` (from the table of outcomes), `docs/metrics.md` (from the metrics), and
-Grafana's dashboards (from `dashboards.py`).
+They are `.env.example` (from the settings classes), `docs/events.md` and `docs/asyncapi.json` (from the events and the
+topology), `docs/outcomes.md` and `docs/errors.md` (from the table of outcomes), `docs/metrics.md` (from the metrics),
+and Grafana's dashboards (from `dashboards.py`).
 """
 
 import importlib
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from async_api import asyncapi_doc
 from dashboards import DASHBOARDS, rendered
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import AliasChoices, BaseModel, SecretStr
@@ -146,7 +147,8 @@ def events_doc() -> str:
         "persistent. Headers: `traceparent`, `pixorly-schema`, `pixorly-attempt` and the CloudEvents",
         "attributes as `cloudEvents_*`. Readers ignore fields that they do not know.",
         "",
-        "Every event carries `event_id`, `occurred_at`, `job_id` and `user_id`.",
+        "Every event carries `event_id`, `occurred_at`, `job_id` and `user_id`. For tools, the same stands in",
+        "[asyncapi.json](asyncapi.json) (AsyncAPI 3.0).",
         "",
     ]
     return "\n".join([*head, *(event_section(event) for event in EVENTS.values())])
@@ -262,6 +264,7 @@ def metrics_doc() -> str:
 
 FILES: dict[str, Callable[[], str]] = {
     ".env.example": env_example,
+    "docs/asyncapi.json": asyncapi_doc,
     "docs/events.md": events_doc,
     "docs/errors.md": errors_doc,
     "docs/outcomes.md": outcomes_doc,

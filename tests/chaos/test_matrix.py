@@ -14,7 +14,7 @@ from invariants import nothing_is_lost, nothing_left
 from mangling import mangled
 from proxies import TcpProxy, in_background, tcp_proxy
 from stack import SERVICES, Client, Job, Stack, running
-from twins import need_clocks, twin
+from twins import clock_of, need_clocks, twin
 from waiting import by_way_of
 
 from pixorly_stack.access import Access
@@ -238,7 +238,7 @@ async def test_clocks_that_disagree_change_nothing(rig: Rig, ahead_s: float) -> 
     async with AsyncExitStack() as running_twins:
         for number, name in enumerate(SERVICES):
             wrong_by_s = ahead_s * (-1) ** number
-            url = await running_twins.enter_async_context(twin(rig.stack, name, wrong_by_s))
+            url = await running_twins.enter_async_context(twin(rig.stack, name, clock_of(wrong_by_s)))
             if name == "api":
                 other_url = url
         async with (

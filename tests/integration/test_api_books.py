@@ -119,6 +119,16 @@ async def test_provider_calls_come_in_pages(world: World) -> None:
 # Audits
 
 
+@pytest.mark.parametrize("path", ["usage", "users/demo/usage", "users/demo/transactions", "margins", "provider-calls"])
+async def test_a_time_that_ends_before_it_begins_is_refused_everywhere(world: World, path: str) -> None:
+    moment = "T00:00:00Z" if path.endswith("transactions") else ""
+    span = {"from": f"2026-02-01{moment}", "to": f"2026-01-31{moment}"}
+
+    refused = await world.http.get(f"/admin/v1/{path}", params=span, headers=ADMIN)
+
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "to")
+
+
 async def test_an_audit_is_told_step_by_step_or_whole(world: World) -> None:
     steps = [{"name": "balances", "ok": True, "found": []}, {"clean": True, "checks": [], "totals": {}}]
     world.ledger.answers["/internal/audit"] = steps

@@ -177,25 +177,6 @@ async def test_every_route_asks_for_a_key(world: World) -> None:
     assert plain == set(world.app.openapi()["paths"])
 
 
-async def test_what_is_anothers_is_not_there(world: World) -> None:
-    job = await world.created(1)
-    await world.jobs.follow(api.uploaded(job))
-    calls = [
-        ("GET", f"/v1/generations/{job.job_id}"),
-        ("POST", f"/v1/generations/{job.job_id}/cancel"),
-        ("GET", f"/v1/generations/{job.job_id}/timeline"),
-        ("GET", f"/v1/generations/{job.job_id}/receipt"),
-        ("GET", f"/v1/generations/{job.job_id}/events"),
-        ("GET", f"/v1/images/{job.image_ids[0]}"),
-        ("DELETE", f"/v1/images/{job.image_ids[0]}"),
-    ]
-    for method, path in calls:
-        is_problem(await world.call(method, path, user_id="stranger"), 404, "not_found")
-    assert (await world.call("GET", "/v1/images", user_id="stranger")).json()["data"] == []
-    assert (await world.call("GET", "/v1/generations", user_id="stranger")).json()["data"] == []
-    assert len((await world.get(job.job_id))["images"]) == 1
-
-
 @pytest.mark.parametrize("path", ["x", "0", "%00", "..%2f..", "48c55670-aa42-47d0-a8df-5b71385cae06"])
 async def test_what_is_no_id_is_not_there(world: World, path: str) -> None:
     assert (await world.call("GET", f"/v1/generations/{path}")).status_code == 404

@@ -10,12 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import api_world as api
-import httpx
 import openai
 import pytest
+import structlog
 import uvicorn
 from api_world import World, open_world
 from openai import AsyncOpenAI
+from proxies import impatient_proxy
 
 from pixorly.events import JobCreated
 
@@ -139,48 +140,20 @@ async def test_images_come_as_links_or_as_bytes(
     assert made.size == "1024x1024"
 
 
-async def test_what_is_too_large_for_an_answer_comes_as_a_link(database_url: str) -> None:
+async def test_what_is_too_large_for_an_answer_comes_as_a_link_and_the_log_says_so(database_url: str) -> None:
     async with (
         open_world(database_url, openai_answer_max_bytes=15) as world,
         served(world) as url,
         client_of(world, url) as client,
         meanwhile(world),
     ):
-        made = await client.images.generate(prompt="a lake", n=2)
+        with structlog.testing.capture_logs() as logs:
+            made = await client.images.generate(prompt="a lake", n=2)
+
+    (told,) = [line for line in logs if "did not fit" in line["event"]]
+    assert (told["log_level"], told["image_bytes"], told["answer_max_bytes"]) == ("warning", 10, 15)
 
     assert [(image.b64_json is None, image.url is None) for image in made.data or ()] == [(False, True), (True, False)]
-
-
-@asynccontextmanager
-async def impatient_proxy(url: str, idle_s: float) -> AsyncIterator[tuple[str, list[str]]]:
-    """Run a proxy that cuts a connection on which nothing comes back for a while; yield its address and what it saw."""
-    seen: list[str] = []
-    far = httpx.URL(url)
-
-    async def send_on(reader: asyncio.StreamReader, far_writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                far_writer.write(data)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(far.host, far.port)
-        there = asyncio.create_task(send_on(reader, far_writer))
-        try:
-            while data := await asyncio.wait_for(far_reader.read(65_536), idle_s):
-                seen.append("data")
-                writer.write(data)
-        except TimeoutError:
-            seen.append("cut")
-        finally:
-            there.cancel()
-            writer.transport.abort()
-            far_writer.transport.abort()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
-    finally:
-        server.close()
 
 
 @pytest.mark.parametrize(("keepalive_s", "expected"), [(0.2, ["data"] * 5), (15, ["cut"])])
@@ -257,13 +230,26 @@ async def test_a_stream_tells_of_each_image_as_it_is_stored(world: World, client
     assert {event.size for event in events} == {"1024x1024"}
 
 
-async def test_a_stream_of_a_job_that_fails_raises(world: World, client: AsyncOpenAI) -> None:
+@pytest.mark.parametrize(
+    ("model", "kind", "code"),
+    [("gpt-image-1", "image_generation_user_error", "moderation_blocked"),
+     ("sandbox/aurora", "image_generation_user_error", "moderation_blocked"),
+     ("dall-e-2", "invalid_request_error", "content_policy_violation"),
+     ("dall-e-3", "invalid_request_error", "content_policy_violation")],
+)  # fmt: skip
+async def test_a_rejected_prompt_is_called_as_at_openai_by_the_family_of_the_model(
+    world: World, client: AsyncOpenAI, model: str, kind: str, code: str
+) -> None:
     async with meanwhile(world, failing("content_rejected")):
-        stream = await client.images.generate(prompt="a lake", stream=True)
-        with pytest.raises(openai.APIError) as caught:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.images.generate(model=model, prompt="a lake")
+    async with meanwhile(world, failing("content_rejected")):
+        stream = await client.images.generate(model=model, prompt="a sea", stream=True)
+        with pytest.raises(openai.APIError) as streamed:
             _ = [event async for event in stream]
 
-    assert caught.value.code == "moderation_blocked"
+    assert (caught.value.type, caught.value.code) == (kind, code)
+    assert (streamed.value.type, streamed.value.code) == (kind, code)
 
 
 async def test_the_job_can_be_had_at_once(world: World, client: AsyncOpenAI) -> None:

@@ -156,9 +156,7 @@ def build(settings: ApiSettings) -> FastAPI:
     outbox = Outbox(database, publisher)
     ledger = HttpLedger(settings)
     provider_calls = HttpProviderCalls(settings)
-    limits = Limits(
-        database, ledger, jobs_at_once=settings.jobs_at_once, requests_per_minute=settings.requests_per_minute
-    )
+    limits = Limits.of(database, ledger, settings)
     hints = Hints(settings)
     watcher = Watcher(database, poll_s=settings.watch_poll_s, hinted=hints.come)
 
@@ -167,9 +165,8 @@ def build(settings: ApiSettings) -> FastAPI:
         async with AsyncExitStack() as stack:
             await migrate(url, "pixorly", "pixorly.partitions", "pixorly_api")
             await database.open()
-            stack.push_async_callback(database.close)
-            stack.push_async_callback(ledger.close)
-            stack.push_async_callback(provider_calls.close)
+            for part in (database, ledger, provider_calls):
+                stack.push_async_callback(part.close)
             await publisher.start()
             stack.push_async_callback(publisher.close)
             stack.push_async_callback(outbox.drain)

@@ -151,6 +151,18 @@ class Creation:
             return Created(await self._read(order.user_id, claimed), replayed=True)
         return await self._drive(claimed)
 
+    async def knows(self, order: Order) -> bool:
+        """Tell whether the caller had a job of this very body within the time in which repeats find it.
+
+        Raises:
+            OutageError: PostgreSQL is away.
+        """
+        async with self._database.connection() as connection:
+            return await self._newest(connection, order) is not None
+
+    async def _newest(self, connection: Connection, order: Order) -> Earlier | None:
+        return await store.earlier_by_body(connection, order.user_id, order.body_hash, self._windows.client_retry_ttl_s)
+
     async def _claim(self, order: Order) -> Intent | UUID:
         """Return an intent that is ours to drive forward, or the id of the promised job that the order repeats."""
         asked = _asked(order)
@@ -178,9 +190,7 @@ class Creation:
             return None
         if order.key is None:
             await store.lock_body(connection, order.user_id, order.body_hash)
-            return await store.earlier_by_body(
-                connection, order.user_id, order.body_hash, self._windows.client_retry_ttl_s
-            )
+            return await self._newest(connection, order)
         earlier = await store.earlier_by_key(connection, order.user_id, order.key, self._windows.idempotency_ttl_s)
         if earlier and (earlier.expired or earlier.status == "abandoned"):
             await store.delete_idempotency_key(connection, order.user_id, order.key)

@@ -4,12 +4,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Self, TypeVar
 from urllib.parse import quote
 
 from pixorly.db import Database
 from pixorly_api import store
 from pixorly_api.ledger import Ledger
+from pixorly_api.settings import ApiSettings
 from pixorly_api.store import Overrides
 
 _PLAN_KNOWN_S: Final = 30.0
@@ -89,6 +90,16 @@ class Limits:
         self._requests_per_minute = requests_per_minute
         self._plans = _Memory(self._find_plan, _PLAN_KNOWN_S, monotonic)
         self._overrides = _Memory(self._find_overrides, _OVERRIDES_KNOWN_S, monotonic)
+
+    @classmethod
+    def of(cls, database: Database, ledger: Ledger, settings: ApiSettings) -> Self:
+        """Return the limits that the settings name."""
+        return cls(
+            database,
+            ledger,
+            jobs_at_once=settings.jobs_at_once,
+            requests_per_minute=settings.requests_per_minute,
+        )
 
     async def jobs_at_once(self, user_id: str) -> int:
         """Return how many jobs a user may have under way; 0 is any number.

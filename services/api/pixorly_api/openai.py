@@ -18,8 +18,8 @@ PREFIX: Final = "/openai/"
 _SIZE: Final = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _THEIRS: Final = ("gpt-image-", "dall-e-", "chatgpt-image-")
 """How the names of OpenAI's own image models begin."""
-_LINKED: Final = "dall-e-"
-"""Those whose images come as links where nothing else is asked for."""
+_OLDER: Final = "dall-e-"
+"""Those whose images come as links where nothing else is asked for, and that call a rejected prompt otherwise."""
 _QUALITIES: Final = {"auto": None, "standard": None, "hd": "high"}
 _SERVER_ERROR: Final = 500
 
@@ -33,6 +33,7 @@ _SAID: Final[dict[str, tuple[int, str, str]]] = {
     "unknown_model": (404, "invalid_request_error", "model_not_found"),
 }
 """What OpenAI calls an outcome: status, type and code. Any other keeps its own status and code."""
+_REJECTED_BY_OLDER: Final = (400, "invalid_request_error", "content_policy_violation")
 _PASSES: Final = frozenset({"idempotency_in_progress", "rate_limited", "too_many_jobs"})
 """The refusals that a client does well to repeat."""
 _FIELDS: Final = {"width": "size", "height": "size", "aspect_ratio": "size"}
@@ -66,7 +67,7 @@ class ImagesRequest(In):
     @property
     def as_links(self) -> bool:
         """Whether images are answered as links."""
-        named = (self.model or "").startswith(_LINKED)
+        named = (self.model or "").startswith(_OLDER)
         return self.response_format == "url" or (self.response_format is None and named)
 
 
@@ -216,6 +217,8 @@ def dressed(problem: Mapping[str, Any]) -> dict[str, Any]:
     status = problem["status"]
     kind = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
     status, kind, theirs = _SAID.get(code, (status, kind, code))
+    if code == "content_rejected" and str(problem.get("model", "")).startswith(_OLDER):
+        status, kind, theirs = _REJECTED_BY_OLDER
     fields: Sequence[Mapping[str, str]] = problem.get("errors") or ({},)
     param = fields[0].get("field")
     if "Extra inputs" in fields[0].get("message", ""):

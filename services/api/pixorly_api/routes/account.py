@@ -1,19 +1,17 @@
 """What a caller has, may ask for, and has used."""
 
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 
 from pixorly.catalogue import Model
-from pixorly.errors import InvalidRequest
 from pixorly.outcomes import OUTCOMES
 from pixorly_api.edge import JsonRoute
 from pixorly_api.parts import Limit, P, Reader
 from pixorly_api.problems import documented
 from pixorly_api.schemas import MAX_N, Account, ModelList, ModelOut, OutcomeList, OutcomeOut, TransactionList
-from pixorly_api.sheets import CSV, AsCsv, sheet
-from pixorly_api.statement import First, Last, Since, Statement, StatementCursor, Until
+from pixorly_api.sheets import CSV, AsCsv
+from pixorly_api.statement import AskedStatement, Days, report
 
 router = APIRouter(prefix="/v1", tags=["account"], route_class=JsonRoute)
 
@@ -37,16 +35,11 @@ async def account(parts: P, caller: Reader) -> Account:
 async def transactions(
     parts: P,
     caller: Reader,
-    *,
-    as_csv: AsCsv,
+    asked: AskedStatement,
     limit: Limit = 50,
-    cursor: StatementCursor = None,
-    since: Since = None,
-    until: Until = None,
 ) -> Any:
     """Return a page of the caller's statement, newest first; as CSV, all that follows from the cursor on."""
-    asked = Statement(caller.user_id, cursor, since, until)
-    return asked.as_csv(parts.ledger) if as_csv else await asked.page(parts.ledger, limit)
+    return await asked.of(caller.user_id, parts.ledger, limit)
 
 
 @router.get(
@@ -60,29 +53,13 @@ async def usage(
     parts: P,
     caller: Reader,
     *,
+    span: Days,
     as_csv: AsCsv,
-    first: First = None,
-    last: Last = None,
     group_by: GroupBy = "day",
 ) -> Any:
     """Return the caller's jobs, images, credits and bytes, by day or by model."""
-    found = await parts.ledger.get(f"/internal/accounts/{caller.user_id}/usage", span(first, last, group_by))
-    return sheet(found["data"], "usage") if as_csv else found
-
-
-def span(first: date | None, last: date | None, group_by: str) -> dict[str, str | None]:
-    """Return a span of days as the ledger reads it.
-
-    Raises:
-        InvalidRequest: It ends before it begins.
-    """
-    if first and last and last < first:
-        raise InvalidRequest("`to` lies before `from`.", param="to")
-    return {
-        "from": first.isoformat() if first else None,
-        "to": last.isoformat() if last else None,
-        "group_by": group_by,
-    }
+    path = f"/internal/accounts/{caller.user_id}/usage"
+    return await report(parts.ledger, path, {**span, "group_by": group_by}, "usage", as_csv=as_csv)
 
 
 @router.get(

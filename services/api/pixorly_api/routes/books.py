@@ -15,10 +15,9 @@ from pixorly_api.fields import Day
 from pixorly_api.margins import margins, total
 from pixorly_api.parts import Admin, JobId, P, UserId
 from pixorly_api.problems import documented
-from pixorly_api.routes.account import span
 from pixorly_api.schemas import Receipt, TransactionList
 from pixorly_api.sheets import CSV, AsCsv, sheet
-from pixorly_api.statement import First, Last, Since, Statement, StatementCursor, Until
+from pixorly_api.statement import AskedStatement, Days, Last, days, report
 from pixorly_api.views import receipt as shown_receipt
 
 router = APIRouter(prefix="/admin/v1", tags=["admin"], route_class=JsonRoute)
@@ -53,16 +52,11 @@ async def transactions(
     parts: P,
     _: Admin,
     user_id: UserId,
-    *,
-    as_csv: AsCsv,
+    asked: AskedStatement,
     limit: Many = 50,
-    cursor: StatementCursor = None,
-    since: Since = None,
-    until: Until = None,
 ) -> Any:
     """Return a page of a user's statement, newest first; as CSV, all that follows from the cursor on."""
-    asked = Statement(user_id, cursor, since, until)
-    return asked.as_csv(parts.ledger) if as_csv else await asked.page(parts.ledger, limit)
+    return await asked.of(user_id, parts.ledger, limit)
 
 
 @router.get("/receipts/{generation_id}", operation_id="getReceipt", summary="Who paid for a job", responses=_READ)
@@ -83,14 +77,13 @@ async def usage_of_user(
     _: Admin,
     user_id: UserId,
     *,
+    span: Days,
     as_csv: AsCsv,
-    first: First = None,
-    last: Last = None,
     group_by: GroupBy = "day",
 ) -> Any:
     """Return a user's jobs, images, credits and bytes."""
-    found = await parts.ledger.get(f"/internal/accounts/{user_id}/usage", span(first, last, group_by))
-    return sheet(found["data"], f"usage-{user_id}") if as_csv else found
+    path = f"/internal/accounts/{user_id}/usage"
+    return await report(parts.ledger, path, {**span, "group_by": group_by}, f"usage-{user_id}", as_csv=as_csv)
 
 
 @router.get(
@@ -100,12 +93,9 @@ async def usage_of_user(
     response_model=dict[str, Any],
     responses=_SHEET,
 )
-async def usage(
-    parts: P, _: Admin, *, as_csv: AsCsv, first: First = None, last: Last = None, group_by: GroupBy = "day"
-) -> Any:
+async def usage(parts: P, _: Admin, *, span: Days, as_csv: AsCsv, group_by: GroupBy = "day") -> Any:
     """Return all users' jobs, images, credits and bytes."""
-    found = await parts.ledger.get("/internal/usage", span(first, last, group_by))
-    return sheet(found["data"], "usage") if as_csv else found
+    return await report(parts.ledger, "/internal/usage", {**span, "group_by": group_by}, "usage", as_csv=as_csv)
 
 
 # Revenue and cost
@@ -128,9 +118,9 @@ async def list_margins(
 ) -> Any:
     """Return what was earned and what it cost upstream, by month and model."""
     end = last or utcnow().date()
-    asked = span(first or _a_year_before(end), end, "month,model")
-    earned = await parts.ledger.get("/internal/usage", asked)
-    spent = await parts.provider_calls.get("/internal/costs", {"from": asked["from"], "to": asked["to"]})
+    span = days(first or _a_year_before(end), end)
+    earned = await parts.ledger.get("/internal/usage", {**span, "group_by": "month,model"})
+    spent = await parts.provider_calls.get("/internal/costs", span)
     lines = margins(earned["data"], spent["data"], parts.settings.credit_usd)
     if as_csv:
         return sheet([line.model_dump() for line in lines], "margins")
@@ -154,19 +144,13 @@ async def list_provider_calls(
     parts: P,
     _: Admin,
     *,
+    span: Days,
     as_csv: AsCsv,
     limit: Many = 1000,
     cursor: Annotated[str | None, Query(max_length=60, pattern=_CALL)] = None,
-    first: First = None,
-    last: Last = None,
 ) -> Any:
     """Return a page of the generator's records, by job: to compare with a provider's bill."""
-    asked = {
-        "from": first.isoformat() if first else None,
-        "to": last.isoformat() if last else None,
-        "cursor": cursor,
-        "limit": limit,
-    }
+    asked = {**span, "cursor": cursor, "limit": limit}
     found = ProviderCallList.model_validate(await parts.provider_calls.get("/internal/attempts", asked))
     return sheet([call.model_dump() for call in found.data], "provider-calls") if as_csv else found
 

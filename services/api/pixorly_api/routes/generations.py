@@ -19,6 +19,7 @@ from pixorly_api.errors import NotFailed, NotFound, QuoteNotKept
 from pixorly_api.fields import Moment, Text
 from pixorly_api.parts import Cursor, JobId, Limit, Maker, P, Parts, Reader, page, read_cursor
 from pixorly_api.problems import documented
+from pixorly_api.routes.repeats import repeats
 from pixorly_api.schemas import (
     CreatedGenerationOut,
     CreateGeneration,
@@ -70,9 +71,9 @@ async def create(
         order,
         body_hash=body_hash(await request.json()),
         key=unquoted(idempotency_key),
-        repeats=repeats(x_stainless_retry_count),
         at_once=await parts.limits.jobs_at_once(caller.user_id),
     )
+    order = replace(order, repeats=await repeats(parts, request, order, x_stainless_retry_count))
     return await _answer(parts, response, await parts.creation.create(order), prefer)
 
 
@@ -143,11 +144,6 @@ def _models(catalogue: Catalogue, body: CreateGeneration) -> tuple[Model, tuple[
 def unquoted(key: str | None) -> str | None:
     """Return an idempotency key without the quotes that the header's draft standard asks for."""
     return key[1:-1] if key and key.startswith('"') else key
-
-
-def repeats(retry_count: str | None) -> bool:
-    """Tell whether an OpenAI client says with `x-stainless-retry-count` that it sent this request before."""
-    return (retry_count or "0") != "0"
 
 
 def _wait_s(prefer: str | None, most_s: float) -> float:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import orjson
+import structlog
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
@@ -25,11 +26,13 @@ from pixorly_api.errors import IdempotencyInProgress
 from pixorly_api.openai import ImageData, ImagesRequest, ImagesResponse, OpenAIModel, OpenAIModelList
 from pixorly_api.parts import Maker, P, Parts, Reader
 from pixorly_api.problems import documented
-from pixorly_api.routes.generations import IdempotencyKey, ordered, repeats, reread, settled_within, unquoted
+from pixorly_api.routes.generations import IdempotencyKey, ordered, reread, settled_within, unquoted
+from pixorly_api.routes.repeats import repeats
 from pixorly_api.routes.streams import HEADERS, STILL_HERE
 from pixorly_api.schemas import CreatedGenerationOut
 from pixorly_api.store import Image, Record
 
+_log = structlog.get_logger()
 router = APIRouter(prefix="/openai/v1", tags=["openai"], route_class=JsonRoute)
 
 _IN_PROGRESS_S: Final = 30
@@ -82,9 +85,9 @@ async def generate(
         ordered(parts, caller.user_id, openai.order_of(body, model)),
         body_hash=body_hash({"openai": await request.json()}),
         key=unquoted(idempotency_key),
-        repeats=repeats(x_stainless_retry_count),
         at_once=await parts.limits.jobs_at_once(caller.user_id),
     )
+    order = replace(order, repeats=await repeats(parts, request, order, x_stainless_retry_count))
     made = await _made(parts, order)
     headers = {"Location": f"/v1/generations/{made.record.job.job_id}"}
     if made.replayed:
@@ -123,8 +126,8 @@ async def _answer(
 ) -> Response:
     keepalive_s = parts.settings.stream_keepalive_s
     record = await settled_within(parts, record, keepalive_s)
-    if record.job.settled and (refused := _refused(record, request)):
-        return refused
+    if record.job.settled and record.job.status != "completed":
+        return problems.answer(_problem(body, record, problems.request_id_of(request)), request.url.path)
     if record.job.settled:
         return Response(await _shown(parts, body, record), 200, headers, "application/json")
     if parts.watcher.stopping:
@@ -157,16 +160,10 @@ async def _kept(parts: Parts, body: ImagesRequest, record: Record) -> AsyncItera
     yield answer
 
 
-def _refused(record: Record, request: Request) -> Response | None:
-    """Return the error that a job which made nothing becomes."""
-    if record.job.status == "completed":
-        return None
-    return problems.answer(_problem(record, problems.request_id_of(request)), request.url.path)
-
-
-def _problem(record: Record, request_id: str) -> dict[str, Any]:
+def _problem(body: ImagesRequest, record: Record, request_id: str) -> dict[str, Any]:
+    """Return the error that a job which made nothing becomes, with the name of the model that was asked for."""
     code, message = openai.why_failed(record)
-    return problems.body_of(code, message, request_id, {"job_id": str(record.job.job_id)})
+    return problems.body_of(code, message, request_id, {"job_id": str(record.job.job_id), "model": body.model})
 
 
 async def _shown(parts: Parts, body: ImagesRequest, record: Record) -> bytes:
@@ -179,6 +176,13 @@ async def _data(parts: Parts, body: ImagesRequest, found: tuple[Image, ...]) -> 
     left_bytes = parts.settings.openai_answer_max_bytes
     for image in found:
         left_bytes -= image.bytes
+        if left_bytes < 0 and not body.as_links:
+            _log.warning(
+                "an image did not fit into an answer and went as a link",
+                image_id=str(image.image_id),
+                image_bytes=image.bytes,
+                answer_max_bytes=parts.settings.openai_answer_max_bytes,
+            )
         if body.as_links or left_bytes < 0:
             (shown,) = await views.images([image], parts.links)
             yield image, ImageData(url=shown.url)
@@ -212,7 +216,7 @@ async def _progress(parts: Parts, body: ImagesRequest, record: Record, request_i
     if not record.job.settled:
         raise _stopping()
     if record.job.status != "completed":
-        yield _event(openai.dressed(_problem(record, request_id)), "error")
+        yield _event(openai.dressed(_problem(body, record, request_id)), "error")
 
 
 def _event(body: dict[str, Any], name: str | None = None) -> bytes:
