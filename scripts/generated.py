@@ -1,8 +1,8 @@
 """Write the files that follow from the code, or with `--check` say which of them no longer do.
 
 They are `.env.example` (from the settings classes), `docs/events.md` (from the events and the topology),
-`docs/outcomes.md` and `docs/errors.md` (from the table of outcomes), `docs/metrics.md` (from the metrics), and
-Grafana's dashboards (from `dashboards.py`).
+`docs/outcomes.md` and `docs/errors.md` (from the table of outcomes), `docs/metrics.md` (from the metrics),
+Grafana's dashboards (from `dashboards.py`), and what the chart holds of these and of the alerts.
 """
 
 import importlib
@@ -267,6 +267,9 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/outcomes.md": outcomes_doc,
     "docs/metrics.md": metrics_doc,
     **{f"deploy/grafana/dashboards/{name}.json": partial(rendered, page) for name, page in DASHBOARDS.items()},
+    # A chart can hold nothing that lies outside of it.
+    **{f"deploy/helm/files/{name}.json": partial(rendered, page) for name, page in DASHBOARDS.items()},
+    "deploy/helm/files/rules.yaml": (ROOT / "deploy/prometheus/rules/pixorly.yaml").read_text,
 }
 
 
