@@ -31,8 +31,9 @@ from pixorly_uploader.settings import UploaderSettings
 ROOT = Path(__file__).parent.parent
 
 ENV_HEAD = """\
-# Every setting of every service, with its default. Copy this file to `.env` for docker compose, or set what you need in
-# the environment. What a service does not take it does not read. Lines without a `#` must be given.
+# Every setting of every service, with its default. Put what you need into the environment, or for docker compose into a
+# file `.env` (passwords and keys are files there: docs/deploying.md). What a service does not take it does not read.
+# Lines without a `#` must be given.
 """
 SECTIONS: list[tuple[str, type[Settings]]] = [
     ("Every process", ProcessSettings),
