@@ -71,6 +71,28 @@ check: setup ## Lint, format, types, and who may import whom
 	@.venv/bin/lint-imports
 	@.venv/bin/python scripts/generated.py --check
 
+.PHONY: check-deploy
+check-deploy: setup sbom ## Check docker-compose.yml and deploy/ without an engine (the first time brings half a gigabyte of tools)
+	@scripts/deploy-tools.sh
+	@.cache/deploy/bin/python scripts/check_deploy.py "$$(scripts/promtool.sh)"
+
+.PHONY: image-check
+image-check: setup ## Build the images and run the services from them, without an engine (needs root, buildah, debootstrap)
+	@.venv/bin/python scripts/image_check.py
+
+.PHONY: licences
+licences: setup ## Write docs/licences.md: what the images hold of others, and under which licence
+	@.venv/bin/python scripts/supply_chain.py licences
+
+.PHONY: sbom
+sbom: setup ## Write a bill of materials (CycloneDX) for each image to dist/sbom
+	@.venv/bin/python scripts/supply_chain.py sbom
+
+.PHONY: audit
+audit: setup ## Look for known weaknesses in what the images hold, as far as the package index tells of them
+	@scripts/deploy-tools.sh
+	@.venv/bin/python scripts/supply_chain.py audit
+
 .PHONY: generated
 generated: setup ## Write what is generated from the code
 	@.venv/bin/python scripts/generated.py

@@ -51,9 +51,10 @@ identity() {
     identities="$identities${identities:+, }{\"name\": \"$1\", \"credentials\": [{\"accessKey\": \"pixorly-$1\", \"secretKey\": \"$password\"}], \"actions\": [$2]}"
 }
 identity admin '"Admin"'
-identity api '"Read:pixorly-images", "List:pixorly-images"'
-identity generator '"Read:pixorly-images", "List:pixorly-images", "Write:pixorly-images"'
-identity uploader '"Read:pixorly-images", "List:pixorly-images", "Write:pixorly-images"'
+images='"Read:pixorly-images/users/*", "Read:pixorly-images/public/*", "List:pixorly-images"'
+identity api "$images"
+identity generator '"Write:pixorly-images/staging/*", "List:pixorly-images"'
+identity uploader "$images"', "Read:pixorly-images/staging/*", "Write:pixorly-images/users/*", "Write:pixorly-images/public/*"'
 put s3.json "{\"identities\": [$identities]}"
 put secrets.json "{$json, \"s3\": \"\"}"
 

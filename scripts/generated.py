@@ -2,7 +2,7 @@
 
 They are `.env.example` (from the settings classes), `docs/events.md` and `docs/asyncapi.json` (from the events and the
 topology), `docs/outcomes.md` and `docs/errors.md` (from the table of outcomes), `docs/metrics.md` (from the metrics),
-and Grafana's dashboards (from `dashboards.py`).
+Grafana's dashboards (from `dashboards.py`), and what the chart holds of these and of the alerts.
 """
 
 import importlib
@@ -32,8 +32,9 @@ from pixorly_uploader.settings import UploaderSettings
 ROOT = Path(__file__).parent.parent
 
 ENV_HEAD = """\
-# Every setting of every service, with its default. Copy this file to `.env` for docker compose, or set what you need in
-# the environment. What a service does not take it does not read. Lines without a `#` must be given.
+# Every setting of every service, with its default. Put what you need into the environment, or for docker compose into a
+# file `.env` (passwords and keys are files there: docs/deploying.md). What a service does not take it does not read.
+# Lines without a `#` must be given.
 """
 SECTIONS: list[tuple[str, type[Settings]]] = [
     ("Every process", ProcessSettings),
@@ -270,6 +271,9 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/outcomes.md": outcomes_doc,
     "docs/metrics.md": metrics_doc,
     **{f"deploy/grafana/dashboards/{name}.json": partial(rendered, page) for name, page in DASHBOARDS.items()},
+    # A chart can hold nothing that lies outside of it.
+    **{f"deploy/helm/files/{name}.json": partial(rendered, page) for name, page in DASHBOARDS.items()},
+    "deploy/helm/files/rules.yaml": (ROOT / "deploy/prometheus/rules/pixorly.yaml").read_text,
 }
 
 

@@ -1,5 +1,6 @@
 """What each service may do on the servers, and what it may not."""
 
+import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -7,7 +8,8 @@ import aio_pika
 import asyncpg
 import pytest
 
-from pixorly import topology
+from pixorly import migrate, topology
+from pixorly_stack import handover
 from pixorly_stack.access import Access
 from pixorly_stack.files import Secrets
 from pixorly_stack.prepare import DATABASES, Prepared, prepare
@@ -64,6 +66,29 @@ async def test_the_whole_topology_is_there(prepared: Prepared) -> None:
         for queue in topology.QUEUES:
             await channel.declare_queue(queue.name, passive=True)
             await channel.declare_queue(queue.dead, passive=True)
+
+
+async def test_the_command_writes_down_how_each_service_reaches_servers_of_others(
+    servers: Access, amqp_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "PIXORLY_DATABASE_URL": servers.database_url,
+        "PIXORLY_AMQP_URL": amqp_url,
+        "PIXORLY_RABBITMQ_MANAGEMENT_URL": servers.management_url,
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    await asyncio.to_thread(handover.prepare, tmp_path / "secrets.json", env_dir=tmp_path / "env", bucket=False)
+
+    told = dict(line.split("=", 1) for line in (tmp_path / "env/ledger.env").read_text().splitlines())
+    monkeypatch.setenv("PIXORLY_LEDGER_DATABASE_URL", told["PIXORLY_LEDGER_DATABASE_URL"])
+    await asyncio.to_thread(migrate.main, ["ledger"])
+    connection = await asyncpg.connect(told["PIXORLY_LEDGER_DATABASE_URL"])
+    assert await connection.fetchval("SELECT count(*) FROM charges") == 0
+    await connection.close()
+    async with await aio_pika.connect(told["PIXORLY_AMQP_URL"]) as broker:
+        channel = await broker.channel()
+        await (await channel.get_queue("ledger.settle_job", ensure=False)).get(fail=False)
 
 
 async def test_a_repeat_changes_nothing(servers: Access, prepared: Prepared, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ ADVICE = (
     "Debian, Ubuntu: apt-get install postgresql",
     "Fedora: dnf install postgresql-server",
     "Homebrew: brew install postgresql@18",
-    "with Docker: docker compose up",
+    "the whole system with Docker: sh deploy/secrets.sh && docker compose up",
 )
 
 

@@ -25,7 +25,7 @@ ADVICE = (
     "Debian, Ubuntu: apt-get install rabbitmq-server",
     "Fedora: dnf install rabbitmq-server",
     "Homebrew: brew install rabbitmq",
-    "with Docker: docker compose up",
+    "the whole system with Docker: sh deploy/secrets.sh && docker compose up",
 )
 CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{amqp}

@@ -30,7 +30,7 @@ GRPC_OFFSET = 10_000
 ADVICE = (
     "set PIXORLY_S3_ENDPOINT_URL to a server that speaks S3, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "Homebrew: brew install seaweedfs · elsewhere put SeaweedFS's program `weed` on the PATH",
-    "with Docker: docker compose up",
+    "the whole system with Docker: sh deploy/secrets.sh && docker compose up",
 )
 LONGEST_SOCKET_PATH = 90
 

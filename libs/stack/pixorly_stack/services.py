@@ -94,7 +94,8 @@ QUEUES = "/metrics/detailed?family=queue_coarse_metrics"
 """RabbitMQ's own metrics of each queue."""
 METRICS_EVERY_S = 2
 
-_API = Need.DATABASE | Need.BROKER | Need.STORAGE | Need.LEDGER | Need.GENERATOR | Need.TOKEN | Need.ADMIN_KEY
+_WORKER = Need.DATABASE | Need.BROKER | Need.LEDGER | Need.TOKEN
+_API = _WORKER | Need.STORAGE | Need.GENERATOR | Need.ADMIN_KEY
 SERVICES = (
     Service("ledger", "pixorly_ledger.app", "ledger", Need.DATABASE | Need.BROKER | Need.TOKEN),
     Service(
@@ -106,6 +107,7 @@ SERVICES = (
     ),
     Service("uploader", "pixorly_uploader.worker", "uploader", Need.BROKER | Need.STORAGE | Need.LEDGER | Need.TOKEN),
     Service("api", "pixorly_api.app", "api", _API, CDN),
+<<<<<<< HEAD
     Service("api-worker", "pixorly_api.worker", "api", _API, CDN),
     Service(
         OBSERVER,
@@ -122,6 +124,9 @@ SERVICES = (
         ),
         optional=True,
     ),
+=======
+    Service("api-worker", "pixorly_api.worker", "api", _WORKER),
+>>>>>>> 22cf7c5 (Add a Helm chart, examples for AWS, alerts' checks without an engine, licences and bills of materials)
     Service("emulator", "pixorly_emulator", "emulator", Need(0), arguments=("--port", "{port}"), optional=True),
 )
 

@@ -48,7 +48,7 @@ API = {
 }
 TOLD = {
     "api": API,
-    "api-worker": API,
+    "api-worker": {"PIXORLY_API_DATABASE_URL", "PIXORLY_AMQP_URL", *CALLS_LEDGER},
     "generator": {
         "PIXORLY_GENERATOR_DATABASE_URL",
         "PIXORLY_AMQP_URL",
