@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from typing_extensions import override
 
 from pixorly import failpoints, telemetry
+from pixorly.priority import give_way
 from pixorly.settings import ProcessSettings
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def run(app: FastAPI, service: str, settings: ProcessSettings) -> None:
         lifespan="on",
     )
     _collect_seldom()
+    if settings.niceness:
+        give_way(settings.niceness)
     server = _Server(config, settings.shutdown_grace_s, getattr(app.state, "on_stop", lambda: None))
     server.run()
     telemetry.shutdown()

@@ -63,6 +63,8 @@ class ProcessSettings(Settings):
     """Whose `X-Forwarded-For` says where a request comes from: addresses or networks; `*` is anybody's."""
     shutdown_grace_s: float = Field(default=25, ge=0)
     """How long a process that is told to stop may finish what it has."""
+    niceness: int = Field(default=0, ge=0, le=19)
+    """How far a process that shares a machine gives way to others once it has started; POSIX only."""
     failpoints: str = ""
     """For tests only: where to die, as `name=file`; see `pixorly.failpoints`."""
     otlp_endpoint_url: str | None = Field(

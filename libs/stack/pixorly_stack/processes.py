@@ -12,19 +12,25 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it has no types of its own
 
+from pixorly.priority import give_way
+
 SAME_START_S = 2.0
 """How far two readings of a process's start may lie apart; a clock that is set moves them."""
 PR_SET_PDEATHSIG = 1
 KILL_WAIT_S = 5.0
+IN_THE_BACKGROUND = 10
+"""How nice those parts are that nobody waits for at the other end of a request: on a machine that is busy they lag, and
+catch up, while creating a job stays quick."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run: the words, the whole environment, and where."""
+    """What to run: the words, the whole environment, and where; how far it gives way to others."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +114,25 @@ async def spawn(command: Command, log: Path) -> asyncio.subprocess.Process:
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=_at_first(command.niceness),
         )
 
 
+def _at_first(niceness: int) -> Callable[[], None]:
+    """Return what a child does before it becomes the program."""
+    die_with_parent = _die_with_parent()
+
+    def arrange() -> None:
+        if die_with_parent:
+            die_with_parent()
+        if niceness:
+            give_way(niceness)
+
+    return arrange
+
+
 def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a child does first so that it is killed when this process ends in whatever way (Linux only).
+    """Return what a child does so that it is killed when this process ends in whatever way (Linux only).
 
     The kernel ties this to the thread that starts the child, so children are started from the main thread, which lives
     as long as the process. Where there is no such thing, the next `up` or `down` clears away what was left.

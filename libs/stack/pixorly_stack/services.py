@@ -9,10 +9,11 @@ from pathlib import Path
 from pixorly_stack.files import Secrets
 from pixorly_stack.ports import LOOPBACK, Ports
 from pixorly_stack.prepare import Prepared
-from pixorly_stack.processes import Command
+from pixorly_stack.processes import IN_THE_BACKGROUND, Command
 from pixorly_stack.units import Unit, url_answers
 
 API_PORT = 8080
+BEHIND_THE_API = 5
 STOP_WITHIN_S = 75.0
 """Longer than the generator may take to finish calls that are paid for, and then to give up on what does not end."""
 READY_PROBE_S = 4.0
@@ -78,6 +79,7 @@ class Service:
         arguments: Words of its command line, in which `{port}` stands for its port, `{file}` for the observer's file
             and `{rabbitmq}` for the port of RabbitMQ's own metrics.
         optional: Whether it runs only where it is asked for.
+        niceness: How far it gives way to the others.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Service:
     own_settings: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     optional: bool = False
+    niceness: int = 0
 
 
 OBSERVER = "observer"
@@ -104,11 +107,17 @@ SERVICES = (
         "generator",
         Need.DATABASE | Need.BROKER | Need.STORAGE | Need.TOKEN,
         PROVIDERS,
+        niceness=IN_THE_BACKGROUND,
     ),
-    Service("uploader", "pixorly_uploader.worker", "uploader", Need.BROKER | Need.STORAGE | Need.LEDGER | Need.TOKEN),
+    Service(
+        "uploader",
+        "pixorly_uploader.worker",
+        "uploader",
+        Need.BROKER | Need.STORAGE | Need.LEDGER | Need.TOKEN,
+        niceness=IN_THE_BACKGROUND,
+    ),
     Service("api", "pixorly_api.app", "api", _API, CDN),
-<<<<<<< HEAD
-    Service("api-worker", "pixorly_api.worker", "api", _API, CDN),
+    Service("api-worker", "pixorly_api.worker", "api", _WORKER, niceness=BEHIND_THE_API),
     Service(
         OBSERVER,
         "pixorly_stack.observer",
@@ -124,9 +133,6 @@ SERVICES = (
         ),
         optional=True,
     ),
-=======
-    Service("api-worker", "pixorly_api.worker", "api", _WORKER),
->>>>>>> 22cf7c5 (Add a Helm chart, examples for AWS, alerts' checks without an engine, licences and bills of materials)
     Service("emulator", "pixorly_emulator", "emulator", Need(0), arguments=("--port", "{port}"), optional=True),
 )
 
@@ -199,6 +205,7 @@ class Tellings:
         if self._observed and not service.optional:
             told["OTEL_EXPORTER_OTLP_ENDPOINT"] = self.url(OBSERVER)
             told["PIXORLY_OTLP_METRICS_EVERY_S"] = str(METRICS_EVERY_S)
+        told.setdefault("PIXORLY_NICENESS", str(service.niceness))
         if Need.DATABASE in service.needs:
             told[f"PIXORLY_{service.owner.upper()}_DATABASE_URL"] = self._prepared.database_urls[service.owner]
         if Need.BROKER in service.needs:

@@ -372,6 +372,57 @@ async def find_charges(connection: Connection, job_ids: Collection[UUID]) -> dic
     return {row["job_id"]: Charge(*row) for row in rows}
 
 
+_POST_CHARGES: Final = """
+with m as materialized (
+    select * from unnest($12::text[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[],
+                         $17::bigint[], $18::xid[])
+         as m(user_id, balance_credits, expiring_credits, transfer_count, used_bytes, reserved_bytes,
+              version)
+), held as materialized (
+    -- Everybody locks accounts in this order.
+    select a.user_id from accounts a join m on a.user_id = m.user_id and a.xmin = m.version
+    order by a.user_id for no key update of a
+), n as materialized (
+    select job_id, user_id, plan, amount_credits, lot_credits, balance_credits,
+           image_ids::uuid[], sizes::bigint[], transfer_id, seq
+    from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+                $7::text[], $8::text[], $9::uuid[], $10::bigint[])
+         as n(job_id, user_id, plan, amount_credits, lot_credits, balance_credits, image_ids, sizes,
+              transfer_id, seq)
+    where user_id in (select user_id from held)
+), charged as (
+    insert into charges (job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits,
+                         image_ids, created_at)
+    select job_id, 'open', user_id, plan, amount_credits, lot_credits, balance_credits, image_ids, $11
+    from n
+), kept as (
+    insert into images (image_id, user_id, job_id, bytes)
+    select i.image_id, n.user_id, n.job_id, i.bytes
+    from n, unnest(n.image_ids, n.sizes) as i(image_id, bytes)
+), moved as (
+    insert into transfers (id, user_id, seq, kind, from_account, to_account, amount_credits,
+                           balance_credits, job_id, created_at)
+    select transfer_id, user_id, seq, 'charge', 'available', 'escrow', amount_credits, balance_credits,
+           job_id, $11
+    from n where seq is not null
+), burned as (
+    update lots l set remaining_credits = b.remaining_credits, expired_credits = b.expired_credits
+    from unnest($19::text[], $20::uuid[], $21::bigint[], $22::bigint[])
+         as b(user_id, lot_id, remaining_credits, expired_credits)
+    where l.user_id = b.user_id and l.lot_id = b.lot_id and l.user_id in (select user_id from held)
+), drawn as (
+    insert into lot_draws (job_id, ordinal, user_id, lot_id, amount_credits)
+    select * from unnest($23::uuid[], $24::smallint[], $25::text[], $26::uuid[], $27::bigint[])
+         as d(job_id, ordinal, user_id, lot_id, amount_credits)
+    where user_id in (select user_id from held)
+)
+update accounts a set balance_credits = m.balance_credits, expiring_credits = m.expiring_credits,
+                      transfer_count = m.transfer_count, used_bytes = m.used_bytes,
+                      reserved_bytes = m.reserved_bytes
+from m where a.user_id = m.user_id and a.user_id in (select user_id from held)
+returning a.user_id"""
+
+
 async def post_charges(connection: Connection, posting: Posting) -> set[str]:
     """Write open charges with their transfers and the room for their images, and what that leaves of accounts and lots.
 
@@ -392,54 +443,7 @@ async def post_charges(connection: Connection, posting: Posting) -> set[str]:
     ]
     with _translated():
         held = await connection.fetch(
-            """with m as materialized (
-                   select * from unnest($12::text[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[],
-                                        $17::bigint[], $18::xid[])
-                        as m(user_id, balance_credits, expiring_credits, transfer_count, used_bytes, reserved_bytes,
-                             version)
-               ), held as materialized (
-                   -- Everybody locks accounts in this order.
-                   select a.user_id from accounts a join m on a.user_id = m.user_id and a.xmin = m.version
-                   order by a.user_id for no key update of a
-               ), n as materialized (
-                   select job_id, user_id, plan, amount_credits, lot_credits, balance_credits,
-                          image_ids::uuid[], sizes::bigint[], transfer_id, seq
-                   from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-                               $7::text[], $8::text[], $9::uuid[], $10::bigint[])
-                        as n(job_id, user_id, plan, amount_credits, lot_credits, balance_credits, image_ids, sizes,
-                             transfer_id, seq)
-                   where user_id in (select user_id from held)
-               ), charged as (
-                   insert into charges (job_id, status, user_id, plan, amount_credits, lot_credits, balance_credits,
-                                        image_ids, created_at)
-                   select job_id, 'open', user_id, plan, amount_credits, lot_credits, balance_credits, image_ids, $11
-                   from n
-               ), kept as (
-                   insert into images (image_id, user_id, job_id, bytes)
-                   select i.image_id, n.user_id, n.job_id, i.bytes
-                   from n, unnest(n.image_ids, n.sizes) as i(image_id, bytes)
-               ), moved as (
-                   insert into transfers (id, user_id, seq, kind, from_account, to_account, amount_credits,
-                                          balance_credits, job_id, created_at)
-                   select transfer_id, user_id, seq, 'charge', 'available', 'escrow', amount_credits, balance_credits,
-                          job_id, $11
-                   from n where seq is not null
-               ), burned as (
-                   update lots l set remaining_credits = b.remaining_credits, expired_credits = b.expired_credits
-                   from unnest($19::text[], $20::uuid[], $21::bigint[], $22::bigint[])
-                        as b(user_id, lot_id, remaining_credits, expired_credits)
-                   where l.user_id = b.user_id and l.lot_id = b.lot_id and l.user_id in (select user_id from held)
-               ), drawn as (
-                   insert into lot_draws (job_id, ordinal, user_id, lot_id, amount_credits)
-                   select * from unnest($23::uuid[], $24::smallint[], $25::text[], $26::uuid[], $27::bigint[])
-                        as d(job_id, ordinal, user_id, lot_id, amount_credits)
-                   where user_id in (select user_id from held)
-               )
-               update accounts a set balance_credits = m.balance_credits, expiring_credits = m.expiring_credits,
-                                     transfer_count = m.transfer_count, used_bytes = m.used_bytes,
-                                     reserved_bytes = m.reserved_bytes
-               from m where a.user_id = m.user_id and a.user_id in (select user_id from held)
-               returning a.user_id""",
+            _POST_CHARGES,
             *_columns(rows),
             posting.now,
             *_columns([(*_moving(account), account.version) for account in posting.accounts]),

@@ -1,13 +1,14 @@
 """Children die with the process that started them, however it ends."""
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from pixorly_stack.processes import Identity
+from pixorly_stack.processes import Command, Identity, spawn
 
 STARTER = """
 import asyncio, sys
@@ -37,3 +38,12 @@ async def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None
     async with asyncio.timeout(5):
         while child.process() is not None:
             await asyncio.sleep(0.01)
+
+
+async def test_a_child_gives_way_as_far_as_it_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    child = await spawn(Command(("/bin/sh", "-c", "nice"), {"PATH": "/usr/bin:/bin"}, tmp_path, niceness=3), log)
+    await child.wait()
+
+    assert int(log.read_text()) == os.nice(0) + 3
