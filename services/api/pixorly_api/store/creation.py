@@ -188,7 +188,7 @@ async def claim_intent(connection: Connection, job_id: UUID, claim_s: float) -> 
         """update jobs set claimed_until = now() + make_interval(secs => $2)
            where job_id = $1 and status = 'intent' and claimed_until <= now()
            returning job_id, user_id, model, prompt, params, image_ids, calls, credits_per_image, metadata, body_hash,
-                     trace_id, fallback_models, visibility""",
+                     trace_id as place, fallback_models, visibility""",
         job_id,
         claim_s,
     )
