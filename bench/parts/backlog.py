@@ -94,30 +94,28 @@ class Side:
             await asyncio.sleep(0.2)
 
     async def _feed(self) -> None:
-        connection = await Connection.open(self.system.url)
         while True:
             if self.asked - self.done >= self.queued:
                 await asyncio.sleep(0.02)
                 continue
             self.asked += 1
+            # One that waited for its turn would be closed by the api.
+            connection = await Connection.open(self.system.url)
             began = time.monotonic()
             await self.system.ask(connection, "one more", 64, self.system.next_key())
             self.took_s.append(time.monotonic() - began)
+            connection.close()
 
 
 async def measure(few: World, many: World, queued: int, effort: Effort, found: Found) -> None:
     sides = [await opened(few, FEW), await opened(many, queued)]
     await load(sides[1], queued)
-    for side in sides:
-        side.generator.suspend()
-    for turn in range(effort.rounds):
-        for side in sides if turn % 2 == 0 else sides[::-1]:
-            await side.turn(effort.seconds)
-        progress(
-            f"round {turn + 1} of {effort.rounds}: " + ", ".join(f"{s.queued:,}: {s.per_s[-1]:.1f}/s" for s in sides)
-        )
-    for side in sides:
-        side.generator.resume()
+    try:
+        await in_turn(sides, effort)
+    finally:
+        # Who is halted does not hear that it is to end.
+        for side in sides:
+            side.generator.resume()
     small, large = sides
     found.add(
         f"throughput with {queued:,} queued, 64 px",
@@ -131,6 +129,16 @@ async def measure(few: World, many: World, queued: int, effort: Effort, found: F
     found.add(*create, (f"with {FEW} queued", 1000 * percentile(small.took_s, 0.99)))
     found.add(f"wait of a new job behind {queued:,}", queued / median(large.per_s), "s")
     found.details[str(queued)] = {"many": large.per_s, "few": small.per_s}
+
+
+async def in_turn(sides: list[Side], effort: Effort) -> None:
+    for side in sides:
+        side.generator.suspend()
+    for turn in range(effort.rounds):
+        for side in sides if turn % 2 == 0 else sides[::-1]:
+            await side.turn(effort.seconds)
+        reached = ", ".join(f"{side.queued:,} queued: {side.per_s[-1]:.1f} jobs/s" for side in sides)
+        progress(f"round {turn + 1} of {effort.rounds}, {reached}")
 
 
 async def opened(lent: World, queued: int) -> Side:
