@@ -53,7 +53,7 @@ def _bar(bar: Bar, y: float, scale: float, unit: str) -> list[str]:
     width = bar.value * scale
     drawn = [
         _text(LEFT - 8, y + 14, bar.label, anchor="end"),
-        _rect(LEFT, y + 2, width, ROW - 6, COLOURS.get(bar.label.split()[0], PARTS[1])),
+        _rect(LEFT, y + 2, width, ROW - 6, COLOURS.get(bar.label.partition("_")[0], PARTS[1])),
     ]
     end = width
     if bar.low is not None and bar.high is not None:

@@ -13,7 +13,6 @@ from plots import Bar, bars, points, stacked
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 MARK = re.compile(r"^%([a-z]+)(?::([a-z-]+))?%$", re.MULTILINE)
-SYSTEMS = ("pixorly", "celery", "dramatiq", "bare")
 WHY = {
     "throughput": """
         Every job passes through four services, each of which records what it did before it says so: {transactions:.1f}
@@ -139,7 +138,7 @@ def _throughput(details: Mapping[str, Any]) -> str | None:
     if "throughput" not in details:
         return None
     groups = {
-        f"{side} px": [Bar(name, median(rates[name]), min(rates[name]), max(rates[name])) for name in SYSTEMS]
+        f"{side} px": [Bar(name, median(each), min(each), max(each)) for name, each in rates.items()]
         for side, rates in details["throughput"]["rates"].items()
     }
     return bars(
@@ -151,7 +150,7 @@ def _processor(details: Mapping[str, Any]) -> str | None:
     if "throughput" not in details:
         return None
     used = details["throughput"]["cpu_s_per_1000"]
-    rows = {f"{name}, {side} px": each[name] for side, each in used.items() for name in SYSTEMS}
+    rows = {f"{name}, {side} px": each[name] for side, each in used.items() for name in each}
     return stacked("Processor time for 1,000 jobs", "seconds, by process", rows, "s")
 
 

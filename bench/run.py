@@ -8,6 +8,7 @@ bench/results/latest.json, and docs/performance.md is made from that: a run that
 import argparse
 import importlib
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -38,6 +39,9 @@ NOT_AGAIN_WITHIN_S = 12 * 3600
 def main() -> None:
     given = arguments()
     signal.signal(signal.SIGTERM, _as_interrupt)
+    # Thousands of calls in flight are as many connections, of processes that have this limit from us.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     store, effort, docs = Store(), Effort(given.rounds, given.seconds, full=given.full), report.DOCS
     if given.quick:
         effort, docs = Effort(rounds=2, seconds=1, quick=True, full=given.full), RESULTS / "quick"

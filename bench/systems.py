@@ -282,13 +282,13 @@ class Rival(HttpSystem):
     def __init__(self, world: World, kind: str, port: int, s3_client: str = "boto3") -> None:
         super().__init__(world)
         self.kind = kind
-        self.name = kind if s3_client == "boto3" else f"{kind}, obstore"
+        self.name = kind if s3_client == "boto3" else f"{kind}_{s3_client}"
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self.vhost = f"shop-{kind}"
-        self.databases = (f"shop_{kind}",)
-        self._environment = shop_environment(world, kind, s3_client)
-        self._log = world.folder / f"{kind}.log"
+        self.vhost = f"shop-{self.name}"
+        self.databases = (f"shop_{self.name}",)
+        self._environment = shop_environment(world, self.name, s3_client)
+        self._log = world.folder / f"{self.name}.log"
         self._web: subprocess.Popen[bytes] | None = None
         self._workers: subprocess.Popen[bytes] | None = None
 
@@ -307,7 +307,7 @@ class Rival(HttpSystem):
         return bool(json.loads(answer)["status"] == "done")
 
     async def open(self) -> None:
-        self.use_keys(await open_shop(self.world, self.kind))
+        self.use_keys(await open_shop(self.world, self.name))
         words = [sys.executable, str(RIVALS / "web.py"), self.kind, str(self.port)]
         self._web = start(words, self._log, self._environment, self.world.folder)
         await asyncio.to_thread(until_answers, self.url, self._web, self._log)
@@ -399,7 +399,7 @@ async def pixorly(world: World) -> AsyncIterator[Pixorly]:
 
 @asynccontextmanager
 async def rival(world: World, kind: str, crew: Crew | None = None, s3_client: str = "boto3") -> AsyncIterator[Rival]:
-    system = Rival(world, kind, Ports(world.folder / f"{kind}-ports.json").port("web"), s3_client)
+    system = Rival(world, kind, Ports(world.folder / f"{kind}-{s3_client}-ports.json").port("web"), s3_client)
     try:
         await system.open()
         await system.hire(crew or CREW[kind])
