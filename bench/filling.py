@@ -24,10 +24,12 @@ IDS = """
     from generate_series($1::bigint, $2::bigint) as n"""
 CLONE = """
 insert into {table}
-select (jsonb_populate_record(null::{table},
-            replace(replace(row, $3::text, new.job_id), $4::text, new.image_id)::jsonb
-            || jsonb_build_object('user_id', new.user_id) || {other})).*
-from (select to_jsonb(t)::text as row from {table} t where job_id = ($3::text)::uuid) as template, ({ids}) as new"""
+select made.*
+from (select to_jsonb(t)::text as row from {table} t where job_id = ($3::text)::uuid) as template,
+     ({ids}) as new,
+     jsonb_populate_record(null::{table},
+         replace(replace(row, $3::text, new.job_id), $4::text, new.image_id)::jsonb
+         || jsonb_build_object('user_id', new.user_id) || {other}) as made"""
 """Every column of the template's row, with the ids that stand in it replaced wherever they stand."""
 
 
