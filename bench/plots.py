@@ -35,15 +35,19 @@ class Bar:
     high: float | None = None
 
 
-def bars(title: str, note: str, groups: Mapping[str, Sequence[Bar]], unit: str) -> str:
-    """Bars in groups, each with its value beside it and a line from the lowest to the highest."""
-    most = max(bar.high or bar.value for each in groups.values() for bar in each) or 1
+def bars(title: str, note: str, groups: Mapping[str, Sequence[Bar]], unit: str, *, own_scales: bool = False) -> str:
+    """Bars in groups, each with its value beside it and a line from the lowest to the highest.
+
+    All have one scale, or each group its own.
+    """
+    longest = {name: max(bar.high or bar.value for bar in group) or 1 for name, group in groups.items()}
     drawn, y = list[str](), float(TOP)
     for name, group in groups.items():
+        scale = (WIDTH - LEFT - RIGHT) / (longest[name] if own_scales else max(longest.values()))
         drawn.append(_text(16, y + 12, name, "s"))
         y += 20
         for bar in group:
-            drawn += _bar(bar, y, (WIDTH - LEFT - RIGHT) / most, unit)
+            drawn += _bar(bar, y, scale, unit)
             y += ROW
         y += GAP
     return _svg(title, note, drawn, y)

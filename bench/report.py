@@ -164,7 +164,8 @@ def _latency(details: Mapping[str, Any]) -> str | None:
             groups[f"{kind}, {rate} jobs/s of {side} px"] = [
                 Bar(name, each[kind]["0.5"], each[kind]["0.5"], each[kind]["0.99"]) for name, each in systems.items()
             ]
-    return bars("Dispatch and finish", "the bar is the median, the line goes to the 99th percentile", groups, "ms")
+    note = "the bar is the median, the line goes to the 99th percentile; each group has its own scale"
+    return bars("Dispatch and finish", note, groups, "ms", own_scales=True)
 
 
 def _backlog(details: Mapping[str, Any]) -> str | None:
