@@ -110,6 +110,31 @@ def test_the_document_says_what_was_missed_and_shows_every_plot_it_names(tmp_pat
     assert "images/performance-latency.svg" not in text
 
 
+OTHERS = {
+    "latency": {
+        "times_ms": {
+            "64/20": {
+                name: {"dispatch": {"0.5": 20, "0.99": 90}, "finish": {"0.5": 80, "0.99": 300}} for name in SYSTEMS[:3]
+            }
+        }
+    },
+    "backlog": {"10000": {"many": [28.0, 30.5], "few": [31.0, 30.0]}},
+    "retries": {"at idle": {"2": [0.01, 0.05], "4": [0.1]}, "beside 50 jobs/s": {"2": [3.0], "4": []}},
+}
+
+
+def test_every_plot_is_drawn_of_what_the_parts_leave(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    store.put("throughput", found_throughput(10), ABOUT)
+    for part, details in OTHERS.items():
+        store.put(part, Found(details=details), ABOUT)
+
+    write(store, tmp_path / "docs")
+
+    drawn = {path.stem.removeprefix("performance-") for path in (tmp_path / "docs" / "images").iterdir()}
+    assert drawn == set(PLOTS)
+
+
 def test_a_document_without_figures_says_how_to_have_some(tmp_path: Path) -> None:
     write(Store(tmp_path / "results"), tmp_path / "docs")
 
