@@ -27,7 +27,8 @@ def run(effort: Effort) -> Found:
     found = Found()
     for jobs in sizes(effort):
         # Calls wait until the last of them has begun, however slowly they are made here.
-        with world(PIXORLY_GENERATOR_CONCURRENCY=str(jobs + 300), PIXORLY_PROVIDER_TIMEOUT_S="1800") as lent:
+        long = {"PIXORLY_PROVIDER_TIMEOUT_S": "3600", "PIXORLY_JOB_DEADLINE_S": "7200"}
+        with world(PIXORLY_GENERATOR_CONCURRENCY=str(jobs + 300), **long) as lent:
             asyncio.run(measure(lent, effort, jobs, found))
     return found
 
