@@ -66,7 +66,7 @@ class Side:
         """Look at the jobs, and return how many are settled."""
         connection = await asyncpg.connect(self.world.database_url("pixorly_api"))
         settled = "count(*) filter (where settled_at is not null)"
-        self.done, unsettled = await connection.fetchrow(f"select {settled}, count(*) - {settled} from jobs")  # noqa: S608
+        self.done, unsettled = await connection.fetchrow(f"select {settled}, count(*) - {settled} from jobs")  # noqa: S608 - our own words
         await connection.close()
         self.open = unsettled + self.asking
         return self.done
