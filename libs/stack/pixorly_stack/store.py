@@ -20,6 +20,17 @@ async def make_database(connection: Connection, name: str, owner: str) -> None:
     await close_database(connection, name)
 
 
+async def drop_database(connection: Connection, name: str) -> None:
+    """Drop a database, and whoever is connected to it."""
+    await _run(connection, "DROP DATABASE IF EXISTS %I WITH (FORCE)", name)
+
+
+async def export_snapshot(connection: Connection) -> str:
+    """Return the name by which others can see what this transaction sees, as long as it lasts."""
+    name: str = await connection.fetchval("SELECT pg_export_snapshot()")
+    return name
+
+
 async def close_database(connection: Connection, name: str) -> None:
     """Take away what a server lets every role do with a database."""
     await _run(connection, "REVOKE ALL ON DATABASE %I FROM PUBLIC", name)
