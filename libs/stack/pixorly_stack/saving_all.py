@@ -7,19 +7,14 @@ reconciler brings together after the restore.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
-
-import asyncpg
 
 from pixorly.blobs import S3Blobs
 from pixorly.errors import PixorlyError
 from pixorly.settings import StorageSettings
 from pixorly_stack import store
-from pixorly_stack.access import Access
 from pixorly_stack.errors import StackError
 from pixorly_stack.files import Secrets, write_json
 from pixorly_stack.folder import Folder
@@ -39,7 +34,8 @@ async def save(target: Path, dev: dict[str, Any], settings: StackSettings) -> in
     """Write the databases and the bucket of the stack that `dev` tells of to a folder; return how many objects."""
     url = dev["database_url"]
     storage = {name.lower().removeprefix("pixorly_"): value for name, value in dev["s3"].items()}
-    async with _moments(url) as moments:
+    databases = {name: _database(url, f"pixorly_{name}") for name in DATABASES}
+    async with store.moments(databases) as moments:
         dumps = (
             _run(settings, "pg_dump", url, f"pixorly_{name}", "--format=custom", f"--snapshot={moment}",
                  f"--file={target / name}.dump")
@@ -47,21 +43,6 @@ async def save(target: Path, dev: dict[str, Any], settings: StackSettings) -> in
         )  # fmt: skip
         await asyncio.gather(*dumps)
     return await _save_bucket(S3Blobs(StorageSettings.model_validate(storage)), target / "bucket")
-
-
-@asynccontextmanager
-async def _moments(url: str) -> AsyncIterator[dict[str, str]]:
-    """Hold each database as it is now, all within a few milliseconds, and yield the names of the snapshots."""
-    connections = {name: await asyncpg.connect(_database(url, f"pixorly_{name}"), timeout=10) for name in DATABASES}
-    try:
-        moments = {}
-        for name, connection in connections.items():
-            await connection.transaction(isolation="repeatable_read", readonly=True).start()
-            moments[name] = await store.export_snapshot(connection)
-        yield moments
-    finally:
-        for connection in connections.values():
-            await connection.close(timeout=10)
 
 
 def _database(url: str, name: str) -> str:
@@ -122,7 +103,7 @@ async def load(source: Path, folder: Folder, settings: StackSettings) -> int:
             # What waits there is of another time; all that matters of it is said again from PostgreSQL.
             await management.make_vhost(VHOST)
             await management.delete_vhost(VHOST)
-        await _drop_databases(access)
+        await store.drop_databases(access.database_url, [f"pixorly_{name}" for name in DATABASES])
         prepared = await prepare(access, secrets, own_server=settings.database_url is None)
         words = ("--no-owner", "--exit-on-error", "--single-transaction")
         await asyncio.gather(
@@ -133,15 +114,6 @@ async def load(source: Path, folder: Folder, settings: StackSettings) -> int:
             )
         )  # fmt: skip
         return await _load_bucket(S3Blobs(access.s3.settings()), source / "bucket")
-
-
-async def _drop_databases(access: Access) -> None:
-    connection = await asyncpg.connect(access.database_url, timeout=10)
-    try:
-        for name in DATABASES:
-            await store.drop_database(connection, f"pixorly_{name}")
-    finally:
-        await connection.close(timeout=10)
 
 
 async def _load_bucket(blobs: S3Blobs, folder: Path) -> int:
