@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -88,8 +89,11 @@ async def test_databases_of_different_moments_are_brought_together(stack: Stack,
         await asyncio.to_thread(done, stack, "backup", str(early))
         await client.all_settled(known)
         before = await client.credits()
+        # Frozen, so that these are not settled before the second backup: what is settled, a person must see to.
+        stack.kill("generator", signal.SIGSTOP)
         unknown = [await client.create(n=2) for _ in range(4)]
         await asyncio.to_thread(done, stack, "backup", str(late))
+        stack.kill("generator", signal.SIGCONT)
     shutil.copy(early / "api.dump", late / "api.dump")
     stack.down()
     shutil.rmtree(stack.folder)
