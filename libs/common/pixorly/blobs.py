@@ -139,6 +139,20 @@ class S3Blobs(Blobs):
         BYTES.labels("get").inc(len(data))
         return data
 
+    async def get_with_attributes(self, key: str) -> tuple[bytes, dict[str, str]]:
+        """Return what lies under `key` and what is said of it, by the names that `put` gives them.
+
+        Raises:
+            StagedBytesMissing: Nothing does.
+        """
+        async with self._call("get"):
+            try:
+                found = await obstore.get_async(self._store, key)
+                attributes = {str(name): str(value) for name, value in found.attributes.items()}
+                return bytes(await found.bytes_async()), attributes
+            except FileNotFoundError as error:
+                raise StagedBytesMissing from error
+
     @override
     async def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), _DELETE_BATCH):

@@ -8,6 +8,7 @@ import typer
 from pixorly_stack import (
     account,
     audit,
+    backup,
     bill,
     bucket,
     commands,
@@ -19,6 +20,7 @@ from pixorly_stack import (
     images,
     jobs,
     offer,
+    pauses,
     trace,
     users,
 )
@@ -57,6 +59,8 @@ for of_the_api in (
     trace.trace,
 ):
     app.command()(of_the_api)
+for of_operators in (backup.backup, backup.restore, pauses.pause, pauses.resume):
+    app.command()(of_operators)
 # What follows is the emulator's to read, `--help` too.
 _AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True}
 app.command(add_help_option=False, context_settings=_AS_IT_IS)(offer.emulator)

@@ -1,5 +1,8 @@
 """The SQL of the local stack: databases and roles, each role confined to its own database."""
 
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+
 import asyncpg
 
 Connection = asyncpg.Connection
@@ -18,6 +21,31 @@ async def make_database(connection: Connection, name: str, owner: str) -> None:
     if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
         await _run(connection, "CREATE DATABASE %I OWNER %I TEMPLATE template0", name, owner)
     await close_database(connection, name)
+
+
+async def drop_databases(admin_url: str, names: Iterable[str]) -> None:
+    """Drop databases, and whoever is connected to them."""
+    connection = await asyncpg.connect(admin_url, timeout=10)
+    try:
+        for name in names:
+            await _run(connection, "DROP DATABASE IF EXISTS %I WITH (FORCE)", name)
+    finally:
+        await connection.close(timeout=10)
+
+
+@asynccontextmanager
+async def moments(urls: Mapping[str, str]) -> AsyncIterator[dict[str, str]]:
+    """Hold databases as they are now, all within a few milliseconds, and yield by name what to call the snapshots."""
+    connections = {name: await asyncpg.connect(url, timeout=10) for name, url in urls.items()}
+    try:
+        held = {}
+        for name, connection in connections.items():
+            await connection.transaction(isolation="repeatable_read", readonly=True).start()
+            held[name] = await connection.fetchval("SELECT pg_export_snapshot()")
+        yield held
+    finally:
+        for connection in connections.values():
+            await connection.close(timeout=10)
 
 
 async def close_database(connection: Connection, name: str) -> None:

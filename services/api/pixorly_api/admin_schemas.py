@@ -55,6 +55,27 @@ class ErasureOut(Out):
     """How many prompts and notes were blanked."""
 
 
+class PutPause(In):
+    """A model or a provider that is to be paused, or to go on."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=128)]
+    """A model's id, or the name of a provider."""
+    paused: bool
+    reason: Annotated[Text, Field(max_length=500)] = ""
+
+
+class PauseOut(Out):
+    """Something that is paused."""
+
+    name: str
+    reason: str
+    since: Moment
+
+
+class PauseList(Page[PauseOut]):
+    """What is paused."""
+
+
 class PostGrant(In):
     """Credits for a user."""
 

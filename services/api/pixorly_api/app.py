@@ -29,6 +29,7 @@ from pixorly_api.links import Cdn, CloudFront, Links, Presigned
 from pixorly_api.live import Watcher
 from pixorly_api.oidc import Issuer, Oidc
 from pixorly_api.parts import Parts
+from pixorly_api.pauses import Pauses
 from pixorly_api.pictures import Pictures
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
 from pixorly_api.provider_calls import HttpProviderCalls
@@ -174,15 +175,18 @@ def build(settings: ApiSettings) -> FastAPI:
             await hints.start(watcher.hear)
             stack.push_async_callback(hints.close)
             images = Images.of(outbox, settings, hints.announce)
+            offer = catalogue.load(settings.models_file).of(settings.providers)
+            pauses = Pauses(database, provider_calls, offer)
             app.state.parts = Parts(
                 settings=settings,
                 database=database,
-                catalogue=catalogue.load(settings.models_file).of(settings.providers),
+                catalogue=offer,
+                pauses=pauses,
                 auth=_auth(settings, database, members_of(settings, ledger, stack)),
                 jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce),
                 images=images,
                 erasures=Erasures(database, images, ledger),
-                creation=Creation(database, outbox, ledger, windows_of(settings), announce=hints.announce),
+                creation=Creation(database, outbox, ledger, windows_of(settings), pauses, announce=hints.announce),
                 ledger=ledger,
                 links=await make_links(settings, stack),
                 watcher=watcher,

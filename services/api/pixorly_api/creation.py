@@ -27,6 +27,7 @@ from pixorly_api import lifecycle, store
 from pixorly_api.errors import ChargeVoided, IdempotencyInProgress, IdempotencyKeyReused, LedgerUnreached, TooManyJobs
 from pixorly_api.hints import Announce, Changed, nobody
 from pixorly_api.ledger import Charge, Ledger
+from pixorly_api.pauses import ModelPaused, Pauses
 from pixorly_api.store import Asked, Charged, Earlier, Intent, Record
 
 _BYTES_PER_PIXEL: Final = {"png": 2.0, "jpeg": 0.5, "webp": 0.5}
@@ -121,12 +122,21 @@ class Creation:
         outbox: Opens transactions that carry events.
         ledger: Takes the credits.
         windows: How long what lasts.
+        pauses: Which models nothing new is made with.
         announce: Told which jobs there are now.
     """
 
     def __init__(
-        self, database: Database, outbox: Outbox, ledger: Ledger, windows: Windows, *, announce: Announce = nobody
+        self,
+        database: Database,
+        outbox: Outbox,
+        ledger: Ledger,
+        windows: Windows,
+        pauses: Pauses,
+        *,
+        announce: Announce = nobody,
     ) -> None:
+        self._pauses = pauses
         self._announce = announce
         self._database = database
         self._outbox = outbox
@@ -142,6 +152,7 @@ class Creation:
         Raises:
             IdempotencyInProgress: The first request with this key is still under way.
             IdempotencyKeyReused: The key came with another body.
+            ModelPaused: Nothing new is made with this model, nor with its fallbacks.
             OutageError: PostgreSQL or the ledger is away; a repeat with the same key goes on from here.
             UserError: The ledger refused; nothing is stored, nothing is charged.
         """
@@ -166,13 +177,16 @@ class Creation:
     async def _claim(self, order: Order) -> Intent | UUID:
         """Return an intent that is ours to drive forward, or the id of the promised job that the order repeats."""
         asked = _asked(order)
-        if not order.repeats and not order.at_once and await self._note(asked):
+        paused = await self._pauses.over((order.model, *order.fallbacks))
+        if not paused and not order.repeats and not order.at_once and await self._note(asked):
             return asked.intent
         for _ in range(_TRIES):
             async with self._database.transaction() as connection:
                 earlier = await self._earlier(connection, order)
                 if earlier is not None:
                     return await self._take_up(connection, order, earlier)
+                if paused:
+                    raise ModelPaused(order.model.id)
                 await _check_room(connection, order)
                 if await store.insert_intents(connection, [asked], self._windows.claim_s):
                     return asked.intent

@@ -27,6 +27,7 @@ from pixorly_api.ledger import Ledger
 from pixorly_api.limits import Limits
 from pixorly_api.links import LEAST_S, MOST_S, Links, Terms
 from pixorly_api.live import Watcher
+from pixorly_api.pauses import Pauses
 from pixorly_api.pictures import Pictures
 from pixorly_api.provider_calls import ProviderCalls
 from pixorly_api.rates import Rates
@@ -55,6 +56,7 @@ class Parts:
     rates: Rates
     limits: Limits
     erasures: Erasures
+    pauses: Pauses
     inventory: StorageAudit
     pictures: Pictures
 

@@ -16,6 +16,9 @@ class ProviderCalls(Protocol):
     async def get(self, path: str, params: Mapping[str, str | int | None]) -> dict[str, Any]:
         """Return what the generator answers under an internal path."""
 
+    async def send(self, path: str, body: Mapping[str, Any]) -> None:
+        """Put a body to an internal path."""
+
 
 class HttpProviderCalls(ProviderCalls):
     """The generator over HTTP.
@@ -45,3 +48,13 @@ class HttpProviderCalls(ProviderCalls):
             return dict(orjson.loads(response.content))
         except (httpx.HTTPError, orjson.JSONDecodeError) as error:
             raise OutageError("generator", f"The generator's records can't be read: {type(error).__name__}.") from error
+
+    async def send(self, path: str, body: Mapping[str, Any]) -> None:
+        """Put a body to an internal path."""
+        try:
+            response = await self._client.put(
+                path, content=orjson.dumps(body), headers={"Content-Type": "application/json"}, timeout=10
+            )
+            response.raise_for_status()
+        except httpx.HTTPError as error:
+            raise OutageError("generator", f"The generator can't be told: {type(error).__name__}.") from error

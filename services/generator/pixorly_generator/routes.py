@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from pixorly.db import Database
 from pixorly.tokens import Tokens
@@ -22,6 +23,13 @@ First = Annotated[date, Query(alias="from")]
 Last = Annotated[date, Query(alias="to")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9]{1,4}/[0-9]{1,6}$")]
+
+
+class PauseIn(BaseModel):
+    """What is to be paused, or to go on."""
+
+    name: str = Field(min_length=1, max_length=128)
+    paused: bool
 
 
 def routes(database: Database, tokens: Tokens) -> APIRouter:
@@ -53,6 +61,13 @@ def routes(database: Database, tokens: Tokens) -> APIRouter:
             )
         more = len(found) > limit
         return _json({"data": found[:limit], "next_cursor": store.Place.of(found[limit - 1]).text if more else None})
+
+    @router.put("/pauses")
+    async def put_pause(body: PauseIn) -> Response:
+        """Pause a model or a provider, or go on with it: `{name, paused}`; every process obeys within two seconds."""
+        async with database.connection() as connection:
+            await (store.pause if body.paused else store.resume)(connection, body.name)
+        return _json({"name": body.name, "paused": body.paused})
 
     return router
 

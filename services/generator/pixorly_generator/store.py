@@ -297,3 +297,18 @@ async def list_attempts(
         limit,
     )
     return [dict(row) for row in rows]
+
+
+async def paused(connection: Connection) -> set[str]:
+    """Return which models and providers are paused."""
+    return {row["name"] for row in await connection.fetch("select name from pauses")}
+
+
+async def pause(connection: Connection, name: str) -> None:
+    """Pause a model or a provider."""
+    await connection.execute("insert into pauses (name) values ($1) on conflict (name) do nothing", name)
+
+
+async def resume(connection: Connection, name: str) -> None:
+    """Go on with a model or a provider."""
+    await connection.execute("delete from pauses where name = $1", name)

@@ -11,6 +11,7 @@ from pixorly import metrics, telemetry
 from pixorly.catalogue import Catalogue, Model, UnknownModel
 from pixorly.errors import InvalidRequest, ModelUnavailable, OutageError, PixorlyError, ProviderTimeout
 from pixorly.events import ImageParams, JobCreated, PlannedCall
+from pixorly_generator.pauses import Pauses
 from pixorly_generator.providers import ImageProvider, ProviderAnswer, ProviderRequest
 
 _log = structlog.get_logger()
@@ -48,11 +49,20 @@ class Upstream:
     Args:
         providers: By name.
         catalogue: Which provider makes which model.
+        pauses: What is not to be asked for the time being.
         timeout_s: The longest that one call may take.
     """
 
-    def __init__(self, providers: Mapping[str, ImageProvider], catalogue: Catalogue, *, timeout_s: float = 180) -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, ImageProvider],
+        catalogue: Catalogue,
+        pauses: Pauses,
+        *,
+        timeout_s: float = 180,
+    ) -> None:
         self._providers = providers
+        self._pauses = pauses
         self._catalogue = catalogue
         self._timeout_s = timeout_s
 
@@ -104,6 +114,7 @@ class Upstream:
         if model.provider not in self._providers:
             # Nothing would come of waiting: a key comes with a new process, and with new jobs.
             raise ModelUnavailable(f"No key for {model.provider} is set.")
+        await self._pauses.check(model)
         event = attempt.event
         request = ProviderRequest(
             job_id=event.job_id,

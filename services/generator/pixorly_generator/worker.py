@@ -18,6 +18,7 @@ from pixorly.tokens import Tokens
 from pixorly.topology import queue_named
 from pixorly_generator import account, handlers
 from pixorly_generator.calls import Calls
+from pixorly_generator.pauses import Pauses
 from pixorly_generator.providers import ImageProvider
 from pixorly_generator.providers.breaker import Gates
 from pixorly_generator.providers.http import HttpOptions
@@ -70,7 +71,9 @@ def build(settings: GeneratorSettings) -> FastAPI:
     calls = Calls(
         outbox,
         blobs,
-        Upstream(providers, catalogue.load(settings.models_file), timeout_s=settings.provider_timeout_s),
+        Upstream(
+            providers, catalogue.load(settings.models_file), Pauses(database), timeout_s=settings.provider_timeout_s
+        ),
         lease_s=settings.lease_s,
         ladder_s=settings.retry_delays_s,
     )

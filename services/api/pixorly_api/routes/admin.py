@@ -14,10 +14,13 @@ from pixorly_api.admin_schemas import (
     Grant,
     KeyList,
     KeyOut,
+    PauseList,
+    PauseOut,
     PlanList,
     PostGrant,
     PostKey,
     PutLimits,
+    PutPause,
     PutUser,
     UserLimits,
 )
@@ -152,6 +155,23 @@ async def erase_user(parts: P, _: Admin, user_id: UserId) -> ErasureOut:
 async def get_erasure(parts: P, _: Admin, user_id: UserId) -> ErasureOut:
     """Return how far the erasure of a user is."""
     return ErasureOut(**asdict(await parts.erasures.read(user_id)))
+
+
+@router.get("/pauses", operation_id="listPauses", summary="What is paused", responses=_READ)
+async def list_pauses(parts: P, _: Admin) -> PauseList:
+    """Return the models and providers that are paused."""
+    rows = await parts.pauses.all()
+    return PauseList(data=[PauseOut(name=name, reason=reason, since=since) for name, reason, since in rows])
+
+
+@router.put("/pauses", operation_id="putPause", summary="Pause a model or a provider, or go on", responses=_WRITE)
+async def put_pause(parts: P, operator: Admin, body: PutPause) -> PauseList:
+    """Take no new jobs for a model or a provider: 503 with `Retry-After`, but where a fallback is not paused.
+
+    Jobs that were taken wait, or go to a fallback; their deadline goes on. Every process obeys within two seconds.
+    """
+    await parts.pauses.put(body.name, paused=body.paused, reason=body.reason)
+    return await list_pauses(parts, operator)
 
 
 def _key(key: ApiKey) -> dict[str, Any]:

@@ -221,3 +221,23 @@ async def set_overrides(connection: Connection, user_id: str, said: Mapping[str,
 async def delete_overrides(connection: Connection, user_id: str) -> None:
     """Take back what the operator said for a user."""
     await connection.execute("delete from limits where user_id = $1", user_id)
+
+
+async def pauses(connection: Connection) -> list[tuple[str, str, datetime]]:
+    """Return which models and providers are paused, why, and since when."""
+    rows = await connection.fetch("select name, reason, since from pauses order by name")
+    return [(row["name"], row["reason"], row["since"]) for row in rows]
+
+
+async def pause(connection: Connection, name: str, reason: str) -> None:
+    """Pause a model or a provider."""
+    await connection.execute(
+        "insert into pauses (name, reason) values ($1, $2) on conflict (name) do update set reason = excluded.reason",
+        name,
+        reason,
+    )
+
+
+async def resume(connection: Connection, name: str) -> None:
+    """Go on with a model or a provider."""
+    await connection.execute("delete from pauses where name = $1", name)
