@@ -220,7 +220,8 @@ PROCESSES = {
 
 def makers() -> dict[str, str]:
     """Return the module that makes each metric, by the metric's name without `_total`."""
-    for module in PROCESSES.values():
+    # What sends telemetry is imported by those only that do.
+    for module in (*PROCESSES.values(), "pixorly.otlp"):
         importlib.import_module(module)
     found: dict[str, str] = {}
     for name, module in sorted(sys.modules.items()):
