@@ -101,6 +101,10 @@ generated: setup ## Write what is generated from the code
 lock: setup ## Write the locks anew after a change of dependencies (UPGRADE=1 takes newer versions, too)
 	@scripts/lock.sh
 
+.PHONY: bench-create
+bench-create: setup ## Measure how quickly jobs are taken at 50 a second while the whole system works
+	@.venv/bin/python bench/create.py
+
 .PHONY: bench-uploads
 bench-uploads: setup ## Measure how many images the uploader stores in a second, beside a bare script
 	@.venv/bin/python bench/uploads.py

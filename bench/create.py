@@ -33,6 +33,7 @@ TARGET_P99_MS = 150
 CAUGHT_UP_WITHIN_S = 600
 WARM_UP_S = 5
 KEPT_S = 3
+LOOK_EVERY_S = 1
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -133,7 +134,7 @@ async def settled(url: str, key: str) -> float:
             ]
             if not any(page["data"] for page in pages):
                 return time.perf_counter() - began
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(LOOK_EVERY_S)
     raise TimeoutError("some jobs never ended")
 
 
