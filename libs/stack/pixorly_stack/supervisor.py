@@ -124,7 +124,10 @@ class Supervisor:
             await all_or_first_error(keeper.start(START_WITHIN_S) for keeper in keepers)
             yield
         finally:
-            await asyncio.gather(*(keeper.stop() for keeper in keepers))
+            # The observer last: what services say when they stop is worth hearing.
+            for last in (False, True):
+                ending = (keeper for keeper in keepers if (keeper.unit.name == OBSERVER) is last)
+                await asyncio.gather(*(keeper.stop() for keeper in ending))
 
     async def _write_dev(self, tellings: Tellings, prepared: Prepared, servers: Servers, secrets: Secrets) -> None:
         """Write down how to use the stack, for people, tests and the `pixorly` command."""
