@@ -73,7 +73,7 @@ async def _leave(_: asyncpg.Connection) -> None:
 
 
 _WRITES: Final = re.compile(
-    r"\b(insert\s+into|(?<!for )(?<!do )update|delete\s+from)\s+(?:only\s+)?([a-z_]+)", re.IGNORECASE
+    r"\b(insert\s+into|(?<!for )(?<!key )(?<!do )update|delete\s+from)\s+(?:only\s+)?([a-z_]+)", re.IGNORECASE
 )
 _READS: Final = re.compile(r"\bfrom\s+([a-z_]+)\b(?!\s*\()", re.IGNORECASE)
 _CATALOGUE: Final = "pg_"

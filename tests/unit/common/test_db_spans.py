@@ -10,6 +10,7 @@ from pixorly.db import summary_of
     [
         ("select status from jobs where job_id = $1", ("SELECT", "jobs")),
         ("select a from jobs where b for update skip locked", ("SELECT", "jobs")),
+        ("with a as (select b from c for no key update of c) insert into d select 1", ("INSERT", "d")),
         ("with asked as (select * from unnest($1::uuid[])) insert into jobs select 1", ("INSERT", "jobs")),
         ("insert into attempts (a) values ($1) on conflict do update set a = 1", ("INSERT", "attempts")),
         ("update jobs set status = $1", ("UPDATE", "jobs")),
