@@ -50,7 +50,9 @@ mkdir -p "$1/proc" "$1/dev" "$1/tmp" "$1/run/secrets"
 mount -t proc proc "$1/proc"
 mount --bind -o ro "$2" "$1/run/secrets"
 mount --rbind /dev "$1/dev"
-cp /etc/hosts /etc/resolv.conf "$1/etc/"
+# Not with cp, which fails where another process of the same image does it at the same moment.
+cat /etc/hosts >"$1/etc/hosts"
+cat /etc/resolv.conf >"$1/etc/resolv.conf"
 mount -o remount,bind,ro "$1"
 mount -t tmpfs -o size=64m,mode=1777 tmpfs "$1/tmp"
 root=$1 user=$3 group=$4
