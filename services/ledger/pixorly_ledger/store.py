@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from pixorly.db import Connection
+from pixorly.db import Connection, where
 from pixorly.errors import InsufficientCredits, PixorlyError
 from pixorly_ledger.rows import (
     Account,
@@ -513,17 +513,14 @@ async def find_statement(
     connection: Connection, user_id: str, *, before: int, since: datetime | None, until: datetime | None, limit: int
 ) -> list[Row]:
     """Return the transfers that changed a user's balance, newest first, from before the `before`-th."""
+    asked, arguments = where(
+        ("user_id = {}", user_id), ("seq < {}", before), ("created_at >= {}", since), ("created_at < {}", until)
+    )
     rows = await connection.fetch(
-        """select id, seq, kind, case when to_account = 'available' then amount_credits else -amount_credits end
+        f"""select id, seq, kind, case when to_account = 'available' then amount_credits else -amount_credits end
                   as amount_credits, balance_credits, job_id, grant_id, reason, created_at
-           from transfers
-           where user_id = $1 and seq < $2 and seq is not null
-             and ($3::timestamptz is null or created_at >= $3) and ($4::timestamptz is null or created_at < $4)
-           order by seq desc limit $5""",
-        user_id,
-        before,
-        since,
-        until,
+           from transfers where {asked} and seq is not null order by seq desc limit ${len(arguments) + 1}""",  # noqa: S608 - constants
+        *arguments,
         limit,
     )
     return [dict(row) for row in rows]
@@ -656,13 +653,24 @@ async def add_usage_times(connection: Connection, rows: Sequence[tuple[str, date
     )
 
 
+def _within(scope: Scope) -> tuple[str, list[Any]]:
+    """Return the conditions of a report, whose first argument are the dimensions to add up by."""
+    return where(
+        ("{}::text[] is not null", scope.dimensions),
+        ("day >= {}", scope.first),
+        ("day <= {}", scope.last),
+        ("user_id = {}", scope.user_id),
+    )
+
+
 async def find_usage_days(connection: Connection, scope: Scope) -> list[Row]:
     """Return what jobs came to, added up by the wanted dimensions; the other dimensions are null."""
+    asked, arguments = _within(scope)
     rows = await connection.fetch(
-        """select case when 'user' = any($4::text[]) then user_id end as user_id,
-                  case when 'day' = any($4::text[]) then day end as day,
-                  case when 'month' = any($4::text[]) then date_trunc('month', day)::date end as month,
-                  case when 'model' = any($4::text[]) then model end as model,
+        f"""select case when 'user' = any($1::text[]) then user_id end as user_id,
+                  case when 'day' = any($1::text[]) then day end as day,
+                  case when 'month' = any($1::text[]) then date_trunc('month', day)::date end as month,
+                  case when 'model' = any($1::text[]) then model end as model,
                   sum(jobs)::bigint as jobs, sum(completed)::bigint as completed, sum(failed)::bigint as failed,
                   sum(canceled)::bigint as canceled, sum(images)::bigint as images,
                   sum(images_uploaded)::bigint as images_uploaded, sum(credits_charged)::bigint as credits_charged,
@@ -670,64 +678,66 @@ async def find_usage_days(connection: Connection, scope: Scope) -> list[Row]:
                   sum(credits_refunded)::bigint as credits_refunded, sum(retries)::bigint as retries,
                   sum(processed)::bigint as processed, sum(processing_time_ms)::bigint as processing_time_ms
            from usage_days
-           where ($1::text is null or user_id = $1) and day between $2 and $3 group by 1, 2, 3, 4""",
-        *scope,
+           where {asked} group by 1, 2, 3, 4""",  # noqa: S608 - constants
+        *arguments,
     )
     return [dict(row) for row in rows]
 
 
 async def find_usage_failures(connection: Connection, scope: Scope) -> list[Row]:
     """Return how many images failed with which code, added up by the wanted dimensions."""
+    asked, arguments = _within(scope)
     rows = await connection.fetch(
-        """select case when 'user' = any($4::text[]) then user_id end as user_id,
-                  case when 'day' = any($4::text[]) then day end as day,
-                  case when 'month' = any($4::text[]) then date_trunc('month', day)::date end as month,
-                  case when 'model' = any($4::text[]) then model end as model,
+        f"""select case when 'user' = any($1::text[]) then user_id end as user_id,
+                  case when 'day' = any($1::text[]) then day end as day,
+                  case when 'month' = any($1::text[]) then date_trunc('month', day)::date end as month,
+                  case when 'model' = any($1::text[]) then model end as model,
                   code, sum(images)::bigint as images
            from usage_failures
-           where ($1::text is null or user_id = $1) and day between $2 and $3 group by 1, 2, 3, 4, code""",
-        *scope,
+           where {asked} group by 1, 2, 3, 4, code""",  # noqa: S608 - constants
+        *arguments,
     )
     return [dict(row) for row in rows]
 
 
 async def find_usage_times(connection: Connection, scope: Scope) -> list[Row]:
     """Return the histogram of processing times, added up by the wanted dimensions."""
+    asked, arguments = _within(scope)
     rows = await connection.fetch(
-        """select case when 'user' = any($4::text[]) then user_id end as user_id,
-                  case when 'day' = any($4::text[]) then day end as day,
-                  case when 'month' = any($4::text[]) then date_trunc('month', day)::date end as month,
-                  case when 'model' = any($4::text[]) then model end as model,
+        f"""select case when 'user' = any($1::text[]) then user_id end as user_id,
+                  case when 'day' = any($1::text[]) then day end as day,
+                  case when 'month' = any($1::text[]) then date_trunc('month', day)::date end as month,
+                  case when 'model' = any($1::text[]) then model end as model,
                   bucket, sum(jobs)::bigint as jobs
            from usage_times
-           where ($1::text is null or user_id = $1) and day between $2 and $3 group by 1, 2, 3, 4, bucket""",
-        *scope,
+           where {asked} group by 1, 2, 3, 4, bucket""",  # noqa: S608 - constants
+        *arguments,
     )
     return [dict(row) for row in rows]
 
 
 async def find_storage_days(connection: Connection, scope: Scope) -> list[Row]:
     """Return the bytes that came and went, added up by the wanted dimensions; storage has no model."""
+    asked, arguments = _within(scope)
     rows = await connection.fetch(
-        """select case when 'user' = any($4::text[]) then user_id end as user_id,
-                  case when 'day' = any($4::text[]) then day end as day,
-                  case when 'month' = any($4::text[]) then date_trunc('month', day)::date end as month,
+        f"""select case when 'user' = any($1::text[]) then user_id end as user_id,
+                  case when 'day' = any($1::text[]) then day end as day,
+                  case when 'month' = any($1::text[]) then date_trunc('month', day)::date end as month,
                   null::text as model,
                   sum(stored_bytes)::bigint as stored_bytes, sum(released_bytes)::bigint as released_bytes
            from storage_days
-           where ($1::text is null or user_id = $1) and day between $2 and $3 group by 1, 2, 3""",
-        *scope,
+           where {asked} group by 1, 2, 3""",  # noqa: S608 - constants
+        *arguments,
     )
     return [dict(row) for row in rows]
 
 
 async def find_stored_before(connection: Connection, user_id: str | None, day: date) -> int:
     """Return how many bytes were stored when the day began."""
+    asked, arguments = where(("day < {}", day), ("user_id = {}", user_id))
     found: int = await connection.fetchval(
-        """select coalesce(sum(stored_bytes - released_bytes), 0)::bigint from storage_days
-           where ($1::text is null or user_id = $1) and day < $2""",
-        user_id,
-        day,
+        f"select coalesce(sum(stored_bytes - released_bytes), 0)::bigint from storage_days where {asked}",  # noqa: S608 - constants
+        *arguments,
     )
     return found
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from pixorly.db import Connection
+from pixorly.db import Connection, where
 from pixorly.events import StoredKeys, Visibility
 from pixorly.keys import is_public
 
@@ -69,8 +69,8 @@ class ImageFilters:
 async def images_of(connection: Connection, image_ids: Sequence[UUID]) -> list[Image]:
     """Return those images that there are and are not deleted, by job in the order of their slots."""
     rows = await connection.fetch(
-        f"""select {_IMAGE_COLUMNS} from images
-            where image_id = any($1::uuid[]) and deleted_at is null order by job_id, index""",  # noqa: S608 - constants
+        f"""select {_IMAGE_COLUMNS} from unnest($1::uuid[]) as wanted(image_id) join images using (image_id)
+            where deleted_at is null order by job_id, index""",  # noqa: S608 - constants
         image_ids,
     )
     return [Image(**row) for row in rows]
@@ -91,20 +91,19 @@ async def list_images(
     connection: Connection, user_id: str, filters: ImageFilters, before: UUID | None, limit: int
 ) -> list[Image]:
     """Return a user's newest images before the image `before`."""
+    asked, arguments = where(
+        ("user_id = {}", user_id),
+        ("image_id < {}", before),
+        ("job_id = {}", filters.job_id),
+        ("model = {}", filters.model),
+        ("visibility = {}", filters.visibility),
+        ("created_at > {}", filters.created_after),
+        ("created_at < {}", filters.created_before),
+    )
     rows = await connection.fetch(
-        f"""select {_IMAGE_COLUMNS} from images
-            where user_id = $1 and deleted_at is null and ($2::uuid is null or image_id < $2)
-              and ($3::uuid is null or job_id = $3) and ($4::text is null or model = $4)
-              and ($5::text is null or visibility = $5) and ($6::timestamptz is null or created_at > $6)
-              and ($7::timestamptz is null or created_at < $7)
-            order by image_id desc limit $8""",  # noqa: S608 - constants
-        user_id,
-        before,
-        filters.job_id,
-        filters.model,
-        filters.visibility,
-        filters.created_after,
-        filters.created_before,
+        f"""select {_IMAGE_COLUMNS} from images where {asked} and deleted_at is null
+            order by image_id desc limit ${len(arguments) + 1}""",  # noqa: S608 - constants
+        *arguments,
         limit,
     )
     return [Image(**row) for row in rows]
@@ -137,12 +136,10 @@ async def deleted_ones(connection: Connection, user_id: str, image_ids: Sequence
 
 async def lock_image(connection: Connection, image_id: UUID, user_id: str | None = None) -> Image | None:
     """Lock an image that is not deleted and return it; a user's only, where one is named."""
+    asked, arguments = where(("image_id = {}", image_id), ("user_id = {}", user_id))
     row = await connection.fetchrow(
-        f"""select {_IMAGE_COLUMNS} from images
-            where image_id = $1 and ($2::text is null or user_id = $2) and deleted_at is null
-            for update""",  # noqa: S608 - constants
-        image_id,
-        user_id,
+        f"select {_IMAGE_COLUMNS} from images where {asked} and deleted_at is null for update",  # noqa: S608 - constants
+        *arguments,
     )
     return Image(**row) if row else None
 

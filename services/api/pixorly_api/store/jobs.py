@@ -66,8 +66,8 @@ async def now(connection: Connection) -> datetime:
 async def lock_jobs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, Job]:
     """Lock promised jobs, always in the order of their ids, and return them with their slots."""
     rows = await connection.fetch(
-        f"""select {JOB_COLUMNS} from jobs where job_id = any($1::uuid[]) and status not in ('intent', 'abandoned')
-            order by job_id for update""",  # noqa: S608 - constants
+        f"""select {JOB_COLUMNS} from unnest($1::uuid[]) as wanted(job_id) join jobs using (job_id)
+            where status not in ('intent', 'abandoned') order by job_id for update of jobs""",  # noqa: S608 - constants
         sorted(job_ids),
     )
     slots = await slots_of(connection, [row["job_id"] for row in rows])
@@ -79,8 +79,8 @@ async def slots_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID
     rows = await connection.fetch(
         """select s.job_id, s.index, s.image_id, s.state, s.code, s.message, s.stage, s.generated,
                   i.deleted_at is not null as deleted, i.original_key
-           from slots s left join images i using (image_id)
-           where s.job_id = any($1::uuid[]) order by s.job_id, s.index""",
+           from unnest($1::uuid[]) as wanted(job_id) join slots s using (job_id) left join images i using (image_id)
+           order by s.job_id, s.index""",
         job_ids,
     )
     found: dict[UUID, list[Slot]] = {job_id: [] for job_id in job_ids}
@@ -224,5 +224,7 @@ async def statuses(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID
 
 async def versions(connection: Connection, job_ids: Iterable[UUID]) -> dict[UUID, int]:
     """Return the version of each of these jobs."""
-    rows = await connection.fetch("select job_id, version from jobs where job_id = any($1::uuid[])", list(job_ids))
+    rows = await connection.fetch(
+        "select job_id, version from unnest($1::uuid[]) as wanted(job_id) join jobs using (job_id)", list(job_ids)
+    )
     return {row["job_id"]: row["version"] for row in rows}

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from pixorly.db import Connection
+from pixorly.db import Connection, where
 from pixorly_api.lifecycle import Job, Slot
 from pixorly_api.store.images import Image, images_of
 from pixorly_api.store.jobs import JOB_COLUMNS, job_of, slots_of
@@ -52,8 +52,8 @@ class Filters:
 async def records(connection: Connection, user_id: str, job_ids: Sequence[UUID]) -> list[Record]:
     """Return a user's jobs with these ids, newest first; what is not theirs is left out."""
     rows = await connection.fetch(
-        f"""select {_READ_COLUMNS} from jobs
-            where job_id = any($1::uuid[]) and user_id = $2 and status not in ('intent', 'abandoned')
+        f"""select {_READ_COLUMNS} from unnest($1::uuid[]) as wanted(job_id) join jobs using (job_id)
+            where user_id = $2 and status not in ('intent', 'abandoned')
             order by job_id desc""",  # noqa: S608 - constants
         job_ids,
         user_id,
@@ -82,23 +82,20 @@ async def list_records(
     connection: Connection, user_id: str, filters: Filters, before: UUID | None, limit: int
 ) -> list[Record]:
     """Return a user's newest jobs before the job `before`."""
+    asked, arguments = where(
+        ("user_id = {}", user_id),
+        ("job_id < {}", before),
+        ("status = {}", filters.status),
+        ("model = {}", filters.model),
+        ("created_at > {}", filters.created_after),
+        ("created_at < {}", filters.created_before),
+        ("position(lower({}) in lower(prompt)) > 0", filters.prompt),
+        ("metadata @> {}", dict(filters.metadata) if filters.metadata else None),
+    )
     rows = await connection.fetch(
-        f"""select {_READ_COLUMNS} from jobs
-            where user_id = $1 and status not in ('intent', 'abandoned')
-              and ($2::uuid is null or job_id < $2) and ($3::text is null or status = $3)
-              and ($4::text is null or model = $4) and ($5::timestamptz is null or created_at > $5)
-              and ($6::timestamptz is null or created_at < $6)
-              and ($7::text is null or position(lower($7) in lower(prompt)) > 0)
-              and ($8::jsonb is null or metadata @> $8)
-            order by job_id desc limit $9""",  # noqa: S608 - constants
-        user_id,
-        before,
-        filters.status,
-        filters.model,
-        filters.created_after,
-        filters.created_before,
-        filters.prompt,
-        dict(filters.metadata) if filters.metadata else None,
+        f"""select {_READ_COLUMNS} from jobs where {asked} and status not in ('intent', 'abandoned')
+            order by job_id desc limit ${len(arguments) + 1}""",  # noqa: S608 - constants
+        *arguments,
         limit,
     )
     return await _records(connection, rows)
