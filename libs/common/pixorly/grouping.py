@@ -18,7 +18,8 @@ _Member = tuple[Item, asyncio.Future[Answer], Span]
 class Grouper(Generic[Item, Answer]):
     """Call `run` with all items that are waiting, one group at a time.
 
-    Nothing waits for a group to fill: a call on an idle grouper runs at once, alone. A caller that is cancelled leaves
+    Nothing waits for a group to fill: a call on an idle grouper runs at once, alone. Where calls come one upon another,
+    `spacing_s` keeps their groups apart, so that fewer and larger ones do the work. A caller that is cancelled leaves
     its item in its group.
 
     Args:
@@ -28,6 +29,7 @@ class Grouper(Generic[Item, Answer]):
             returns another number of answers, which is a bug, each caller gets a `RuntimeError`.
         max_group: The most items in one group.
         workers: How many groups may be under way at once.
+        spacing_s: How long after the beginning of a group the next one begins at the earliest.
         name: What it does, for spans. Each item has a span in its own trace; what the group does is part of the first
             one's, and the others link to that.
     """
@@ -38,12 +40,15 @@ class Grouper(Generic[Item, Answer]):
         *,
         max_group: int = 256,
         workers: int = 1,
+        spacing_s: float = 0,
         name: str = "group",
     ) -> None:
         self._run = run
         self._name = name
         self._max_group = max_group
         self._workers = workers
+        self._spacing_s = spacing_s
+        self._next_at = 0.0
         self._waiting: deque[_Member[Item, Answer]] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
@@ -59,13 +64,25 @@ class Grouper(Generic[Item, Answer]):
     async def _work(self) -> None:
         try:
             while self._waiting:
+                await self._keep_apart()
+                # Another worker may have taken what was there.
                 size = min(len(self._waiting), self._max_group)
-                await self._answer([self._waiting.popleft() for _ in range(size)])
+                if group := [self._waiting.popleft() for _ in range(size)]:
+                    await self._answer(group)
         finally:
             # Here and not in a callback, which comes after the callers wake: a next call of theirs would find a worker
             # that is about to end, and wait for ever.
             if task := asyncio.current_task():
                 self._running.discard(task)
+
+    async def _keep_apart(self) -> None:
+        """Wait until a group may begin."""
+        if not self._spacing_s:
+            return
+        loop = asyncio.get_running_loop()
+        if (wait_s := self._next_at - loop.time()) > 0 and len(self._waiting) < self._max_group:
+            await asyncio.sleep(wait_s)
+        self._next_at = loop.time() + self._spacing_s
 
     async def _answer(self, group: "list[_Member[Item, Answer]]") -> None:
         try:

@@ -27,6 +27,8 @@ _BATCH: Final = 200
 _AGAIN_AFTER_S: Final = 2.0
 _ONE_BY_ONE_S: Final = 5.0
 _CHANNEL_REOPENS_S: Final = 0.1
+_FORGET_S: Final = 0.2
+"""How often what is published is deleted: before the relay would publish it again, but in few statements."""
 
 PUBLISHED = metrics.counter("pixorly_outbox_published", "Events published from the outbox.", "type", "path")
 LAG = metrics.gauge("pixorly_outbox_lag_seconds", "Age of the oldest event that is not published.")
@@ -85,7 +87,7 @@ class Outbox:
         self._bus = bus
         self._poll_s = poll_s
         self._publishing: set[asyncio.Task[None]] = set()
-        self._forget = Grouper(self._forget_group, max_group=500, name="outbox.forget")
+        self._forget = Grouper(self._forget_group, max_group=500, spacing_s=_FORGET_S, name="outbox.forget")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:

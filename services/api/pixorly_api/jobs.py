@@ -35,6 +35,8 @@ from pixorly_api.lifecycle import Job, Rule, Slot, Step
 
 _log = structlog.get_logger()
 _GROUP = 64
+_SPACING_S = 0.04
+"""Where news come one upon another, it is taken down so often: a client sees a change that much later at most."""
 
 SETTLED = metrics.counter("pixorly_jobs_settled", "Jobs that ended, by how.", "status", "model")
 SLOTS = metrics.counter("pixorly_slots_settled", "Slots of jobs that ended, by who is at fault.", "outcome", "model")
@@ -74,7 +76,9 @@ class Jobs:
         self._outbox = outbox
         self._announce = announce
         self._delete_again_after_s = delete_again_after_s
-        self._change: Grouper[Change, Job | None] = Grouper(self._change_group, max_group=_GROUP, name="jobs.change")
+        self._change: Grouper[Change, Job | None] = Grouper(
+            self._change_group, max_group=_GROUP, spacing_s=_SPACING_S, name="jobs.change"
+        )
 
     async def change(self, job_id: UUID, rule: Rule) -> Job | None:
         """Apply a rule to a job and return it; None if there is none.

@@ -35,6 +35,8 @@ REFUSED = metrics.counter("pixorly_charges_refused", "Charges that were refused,
 SETTLEMENTS = metrics.counter("pixorly_settlements", "Settlements by what they met.", "result")
 
 _ABANDONED: Final = "abandoned"
+_SETTLE_S: Final = 0.1
+"""Where settlements come one upon another, they are booked so often."""
 
 
 class AccountNotFound(UserError):
@@ -132,7 +134,7 @@ class Credits:
             self._charge_group, max_group=max_group, name="ledger.charge"
         )
         self.settlements: Grouper[Settlement, Settled] = Grouper(
-            self._settle_group, max_group=max_group, name="ledger.settle"
+            self._settle_group, max_group=max_group, spacing_s=_SETTLE_S, name="ledger.settle"
         )
 
     # Charging

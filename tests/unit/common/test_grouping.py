@@ -215,3 +215,40 @@ async def test_another_number_of_answers_than_items_is_an_error_to_every_caller_
         again = await asyncio.gather(*(grouper(item) for item in range(3)), return_exceptions=True)
 
     assert [type(end) for end in (*ended, *again)] == [RuntimeError] * 6
+
+
+@virtual_time
+async def test_groups_that_are_kept_apart_begin_so_far_from_each_other() -> None:
+    till = Till()
+    grouper = Grouper(till.run, spacing_s=5)
+
+    async def later(item: int, after_s: float) -> tuple[int, float]:
+        await asyncio.sleep(after_s)
+        return await grouper(item), now_s()
+
+    # The first runs at once, those of the next five seconds share a group, and one that comes late runs at once again.
+    answers = await asyncio.gather(later(1, 0), later(2, 2), later(3, 4), later(4, 30))
+
+    assert answers == [(10, 1), (20, 6), (30, 6), (40, 31)]
+    assert till.groups == [[1], [2, 3], [4]]
+
+
+@virtual_time
+async def test_a_full_group_is_not_kept_apart() -> None:
+    till = Till()
+    grouper = Grouper(till.run, max_group=2, spacing_s=60)
+
+    await asyncio.gather(*(grouper(item) for item in range(4)))
+
+    assert till.groups == [[0, 1], [2, 3]]
+    assert now_s() == pytest.approx(2)
+
+
+@virtual_time
+async def test_several_workers_share_what_is_kept_apart() -> None:
+    till = Till()
+    grouper = Grouper(till.run, workers=3, spacing_s=5)
+
+    assert await asyncio.gather(*(grouper(item) for item in range(7))) == [item * 10 for item in range(7)]
+    assert sorted(chain.from_iterable(till.groups)) == list(range(7))
+    assert all(till.groups), "no group is empty"
