@@ -1,16 +1,19 @@
-"""What HTTP looks like in spans and metrics: of the requests that a process answers, and of those that it makes.
+"""HTTP between processes: connections that outlive cancelled calls, and what requests look like in spans and metrics.
 
-Nothing of a query, a header or a body is in either, and a path only where a route of ours matched it.
+Nothing of a query, a header or a body is in a span or a metric, and a path only where a route of ours matched it.
 """
 
+import asyncio
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 
+import httpx
 from opentelemetry.trace import Span
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
 
 from pixorly import metrics, telemetry
 
@@ -119,3 +122,50 @@ def answered(span: Span, status: int) -> None:
         span.set_attribute("http.response.status_code", status)
         if status >= _SERVER_ERRORS:
             telemetry.failed(span, str(status))
+
+
+class SteadyTransport(httpx.AsyncBaseTransport):
+    """Connections to a process, for calls that a deadline of ours may cut off at any moment.
+
+    A call that is cancelled while it is given a connection leaves that connection's place taken for ever
+    (encode/httpcore#1093): a few such calls, and no other is ever sent until the process is started anew. So each
+    request goes out in a task of its own, which ends by httpx's time-outs and not with its caller, and no more of them
+    at once than there are connections.
+
+    Args:
+        connections: The most connections.
+        keepalive_s: For how long one is kept that nobody uses.
+    """
+
+    def __init__(self, connections: int, keepalive_s: float) -> None:
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=keepalive_s
+        )
+        self._pool = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+        self._turns = asyncio.Semaphore(connections)
+        self._left = set[asyncio.Task[None]]()
+
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        # Whoever gives up waiting for a connection leaves its place taken, too.
+        request.extensions["timeout"] = {**request.extensions.get("timeout", {}), "pool": None}
+        await self._turns.acquire()
+        sending = asyncio.create_task(self._pool.handle_async_request(request))
+        sending.add_done_callback(lambda _: self._turns.release())
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            leaving = asyncio.create_task(_dismiss(sending))
+            self._left.add(leaving)
+            leaving.add_done_callback(self._left.discard)
+            raise
+
+    @override
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+async def _dismiss(sending: asyncio.Task[httpx.Response]) -> None:
+    """Wait for an answer that nobody wants any more, and let go of its connection."""
+    with suppress(Exception):
+        await (await sending).aclose()

@@ -104,8 +104,7 @@ class HttpLedger(Ledger):
             headers={"Authorization": f"Bearer {settings.service_token.get_secret_value()}"},
             timeout=httpx.Timeout(settings.ledger_timeout_s, connect=min(2.0, settings.ledger_timeout_s)),
             # Few: each request looks at every connection that is open, and more would not be answered any sooner.
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=16, keepalive_expiry=4),
-            transport=transport,
+            transport=transport or http.SteadyTransport(connections=16, keepalive_s=4),
             trust_env=False,
         )
         # Those that come while others are under way go together.

@@ -47,8 +47,7 @@ class HttpLedger(Ledger):
             headers={"Authorization": f"Bearer {settings.service_token.get_secret_value()}"},
             timeout=settings.ledger_timeout_s,
             # Few: each request looks at every connection that is open, and more would not be answered any sooner.
-            limits=httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=4),
-            transport=transport,
+            transport=transport or http.SteadyTransport(connections=8, keepalive_s=4),
             trust_env=False,
         )
 
