@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -41,6 +42,11 @@ class Attempt:
     call: PlannedCall
     number: int
     left_s: float
+
+    @property
+    def key(self) -> tuple[UUID, int]:
+        """Its call: the job's id and the call's number."""
+        return self.event.job_id, self.call.call_no
 
 
 class Upstream:

@@ -1,4 +1,4 @@
-"""The generator: leased calls around a table in memory; mirrors `pixorly_generator.calls` and its store."""
+"""The generator: leased calls around a table in memory; mirrors `pixorly_generator.calls`, `leases` and their store."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from pixorly.delivery import Fail, Held
 from pixorly.errors import InvalidImage, OutageError, PixorlyError, StorageUnavailable, TransientError
 from pixorly.events import Event, JobCreated, JobSettled, JobStarted, PlannedCall
 from pixorly.topology import LADDER_S
-from pixorly_generator.calls import _EARLY_S, _MAX_ATTEMPTS, _NOTICE
+from pixorly_generator.leases import EARLY_S, MAX_ATTEMPTS, NOTICE
 from pixorly_generator.results import results
 from pixorly_generator.staging import StagedImage, staged_from_json
 from simulator.bus import short
@@ -119,7 +119,7 @@ class Calls:
         return number
 
     def _lease_in(self, event: JobCreated, call: PlannedCall, transaction: Transaction) -> int | None:
-        """Mirrors the transaction in `Calls._lease`, and what it asks of the store."""
+        """Mirrors what a group of `Leases` decides on one call, and what it asks of the store."""
         key, now_s = (event.job_id, call.call_no), self._world.clockwork.now_s
         if event.job_id in self._tables.settled:
             return None
@@ -131,11 +131,11 @@ class Calls:
         if again or event.deadline <= self._world.now(self._process):
             transaction.append(*results(event, event.model, staged_from_json(row.images), row.failures))
             return None
-        if row.attempts >= _MAX_ATTEMPTS:
+        if row.attempts >= MAX_ATTEMPTS:
             transaction.append(*self._give_up(event, call, "internal_error"))
             return None
         if theirs and not row.contested:
-            self._tables.calls[key] = replace(row, leased_until_s=now_s + LEASE_S * _NOTICE, contested=True)
+            self._tables.calls[key] = replace(row, leased_until_s=now_s + LEASE_S * NOTICE, contested=True)
             return _CONTESTED
         if theirs and row.owner:
             self._world.provider.note_takeover(row.owner, key)
@@ -224,7 +224,7 @@ class Calls:
                     row,
                     owner=None,
                     attempts=row.attempts - outage,
-                    retry_at_s=None if outage else self._world.clockwork.now_s + step_s - _EARLY_S,
+                    retry_at_s=None if outage else self._world.clockwork.now_s + step_s - EARLY_S,
                 )
 
         await self.outbox.transaction(f"gives back {attempt}: {error.code}", reopen)

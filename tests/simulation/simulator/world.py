@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from pixorly.topology import DELIVERY_LIMIT
-from pixorly_generator.calls import _NOTICE
+from pixorly_generator.leases import NOTICE
 from pixorly_ledger.books import Book
 from pixorly_ledger.rows import Account, GrantRequest
 from pixorly_ledger.settings import Plan
@@ -167,7 +167,7 @@ class World:
 
     def could_not_renew(self, process: Process) -> bool:
         """Tell whether a process of the generator may have stood still until its leases were taken over."""
-        return process.frozen_s > LEASE_S * _NOTICE - RENEW_S
+        return process.frozen_s > LEASE_S * NOTICE - RENEW_S
 
     def note(self, what: str) -> None:
         """Note that something came to pass."""
