@@ -25,6 +25,8 @@ LIMITS: Final = Limits()
 """Of an image that is encoded again: the uploader's own."""
 _BYTES_PER_PIXEL: Final = 16
 """What it takes at most to decode a picture, turn it into another mode and encode it."""
+_INLINE_BYTES: Final = 65_536
+"""To hash this much takes less than to hand it to a thread."""
 _ROOM: Final = Budget(LIMITS.max_memory_bytes)
 _BROKEN: Final = (
     ArithmeticError,
@@ -149,8 +151,10 @@ async def stage(
 
 
 async def _in_workshop(data: bytes, wanted: str | None) -> tuple[bytes, str, str]:
-    """Prepare an image in a thread; those that are encoded again share a bounded room."""
+    """Prepare an image in a thread, if it is worth one; those that are encoded again share a bounded room."""
     if wanted is None or content_type_of(data) == f"image/{wanted}":
+        if len(data) <= _INLINE_BYTES:
+            return _prepared(data, wanted)
         return await asyncio.to_thread(_prepared, data, wanted)
     container = await asyncio.to_thread(inspect, data, LIMITS)
     async with _ROOM.share(_memory_of(container)):

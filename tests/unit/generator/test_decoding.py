@@ -29,6 +29,14 @@ def test_base64_of_any_length_comes_back(size: int) -> None:
     assert first(body_of(base64.b64encode(IMAGE[:size]).decode())) == IMAGE[:size]
 
 
+@pytest.mark.parametrize("spoilt", ["\\/AAA", "=AAA", "AA==", "A\\n", "AAA-/AAA", '\t\t\t\t'])
+def test_base64_that_is_spoilt_far_inside_is_not_read_as_something_else(spoilt: str) -> None:
+    b64 = base64.b64encode(IMAGE * 3).decode()
+    place = 600_000
+    with pytest.raises(ValueError):
+        first(body_of(b64[:place] + spoilt + b64[place + len(spoilt) :]))
+
+
 def test_a_price_keeps_every_digit() -> None:
     assert parse(body_of("AAAA")).value["usage"]["cost"] == Decimal("0.1000000000000000055")
 
