@@ -29,6 +29,10 @@ _log = structlog.get_logger()
 _GROUP: Final = 64
 _GROUPS_AT_ONCE: Final = 2
 """Where somebody stands still who has a row locked, the group that waits for it must not keep all others waiting."""
+_RECORD_S: Final = 0.02
+"""Where results come one upon another, they are recorded so often: an image is told of that much later at most."""
+_CLOSE_S: Final = 0.1
+"""Nobody waits for a job to be closed."""
 
 MAX_ATTEMPTS: Final = 12
 """A call that killed its process this often is given up, before it empties our account."""
@@ -91,10 +95,15 @@ class Leases:
         self._provider_of = provider_of
         self._lease_s = lease_s
         self._ladder_s = ladder_s
-        sizes = {"max_group": _GROUP, "workers": _GROUPS_AT_ONCE}
-        self._lease: Grouper[_Wish, Attempt | None] = Grouper(self._lease_group, name="calls.lease", **sizes)
-        self._record: Grouper[_Record, store.Fate] = Grouper(self._record_group, name="calls.record", **sizes)
-        self.close = Grouper(self._close_group, name="calls.close", **sizes)
+        self._lease: Grouper[_Wish, Attempt | None] = Grouper(
+            self._lease_group, max_group=_GROUP, workers=_GROUPS_AT_ONCE, name="calls.lease"
+        )
+        self._record: Grouper[_Record, store.Fate] = Grouper(
+            self._record_group, max_group=_GROUP, workers=_GROUPS_AT_ONCE, spacing_s=_RECORD_S, name="calls.record"
+        )
+        self.close: Grouper[UUID, None] = Grouper(
+            self._close_group, max_group=_GROUP, workers=_GROUPS_AT_ONCE, spacing_s=_CLOSE_S, name="calls.close"
+        )
         """Close what is left of a settled job, by its id, so that nothing is bought for it any more."""
 
     async def lease(self, event: JobCreated, call: PlannedCall) -> Attempt | None:

@@ -29,7 +29,7 @@ def test_base64_of_any_length_comes_back(size: int) -> None:
     assert first(body_of(base64.b64encode(IMAGE[:size]).decode())) == IMAGE[:size]
 
 
-@pytest.mark.parametrize("spoilt", ["\\/AAA", "=AAA", "AA==", "A\\n", "AAA-/AAA", '\t\t\t\t'])
+@pytest.mark.parametrize("spoilt", ["\\/AAA", "=AAA", "AA==", "A\\n", "AAA-/AAA", "\t\t\t\t"])
 def test_base64_that_is_spoilt_far_inside_is_not_read_as_something_else(spoilt: str) -> None:
     b64 = base64.b64encode(IMAGE * 3).decode()
     place = 600_000
