@@ -16,8 +16,8 @@ from pixorly.settings import LedgerClientSettings
 _OURS_TO_MEND: Final = frozenset({401, 403, 408, 425, 429})
 """Refusals that say nothing of the image: a wrong token, or a ledger that is too busy."""
 _SERVER_ERRORS: Final = 500
-_AT_ONCE: Final = 2
-"""How many calls that true up are under way at once: the fewer, the more images share one."""
+_SPACING_S: Final = 0.05
+"""Between calls that true up: where images come one upon another, several share one."""
 _UNREADABLE: Final = "The ledger's answer can't be read."
 _State = Literal["stored", "closed"]
 
@@ -62,7 +62,7 @@ class HttpLedger(Ledger):
         )
         # Those that come while others are under way go together.
         self._true_ups: Grouper[_TrueUp, _State] = Grouper(
-            self._true_up_group, max_group=64, workers=_AT_ONCE, name="true_ups.send"
+            self._true_up_group, max_group=64, spacing_s=_SPACING_S, name="true_ups.send"
         )
         self._releases: Grouper[Sequence[UUID], None] = Grouper(self._release_group, max_group=64, name="releases.send")
 
