@@ -103,6 +103,44 @@ async def test_charges_of_a_batch_are_made_or_refused_each_by_itself(ledger: htt
     assert bare.status_code == 401
 
 
+async def test_true_ups_of_one_request_are_made_or_refused_each_by_itself(ledger: httpx.AsyncClient) -> None:
+    await open_account(ledger)
+    bodies = [charge_body(amount=10) for _ in range(3)]
+    await ledger.post("/internal/charges/batch", json=bodies)
+    good, released, strange = (body["images"][0]["image_id"] for body in bodies)  # type: ignore[index]
+    await ledger.post("/internal/images/release", json={"image_ids": [released]})
+    wanted: list[dict[str, object]] = [
+        {"image_id": good, "user_id": "ada", "bytes": 77},
+        {"image_id": released, "user_id": "ada", "bytes": 77},
+        {"image_id": str(new_id()), "user_id": "ada", "bytes": 77},
+        {"image_id": strange, "user_id": "somebody else", "bytes": 77},
+        {"image_id": good, "user_id": "ada", "bytes": 99},
+    ]
+
+    answers = (await ledger.post("/internal/images/true-ups", json=wanted)).json()
+
+    assert [answer["status"] for answer in answers] == [200, 200, 404, 404, 200]
+    assert [answer["body"].get("state") for answer in answers] == ["stored", "closed", None, None, "stored"]
+    assert [answer["body"]["code"] for answer in answers[2:4]] == ["not_found"] * 2
+    assert (await ledger.get("/internal/accounts/ada")).json()["storage"]["used_bytes"] == 99
+    assert (await ledger.post("/internal/images/true-ups", json=wanted[4:])).json() == answers[4:]
+    wrong = await ledger.post("/internal/images/true-ups", json=[*wanted, {}])
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_request")
+    bare = await ledger.post("/internal/images/true-ups", json=wanted, headers={"Authorization": "Bearer wrong"})
+    assert bare.status_code == 401
+
+
+async def test_a_true_up_of_what_is_no_image_is_refused(ledger: httpx.AsyncClient) -> None:
+    body = {"bytes": 1, "user_id": "ada"}
+
+    no_id = await ledger.post("/internal/images/seven/true-up", json=body)
+    unknown = await ledger.post(f"/internal/images/{new_id()}/true-up", json=body)
+    no_size = await ledger.post(f"/internal/images/{new_id()}/true-up", json={"user_id": "ada"})
+
+    assert [answer.status_code for answer in (no_id, unknown, no_size)] == [422, 404, 422]
+    assert unknown.json()["code"] == "not_found"
+
+
 async def test_refusals_are_problems_with_their_facts(ledger: httpx.AsyncClient) -> None:
     await open_account(ledger)
 

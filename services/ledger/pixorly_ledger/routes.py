@@ -23,7 +23,7 @@ from pixorly_ledger.door import AppWithDoor
 from pixorly_ledger.problems import Unauthorized
 from pixorly_ledger.reports import Reports
 from pixorly_ledger.rows import GrantRequest
-from pixorly_ledger.schemas import GrantIn, ReleaseIn, TermsIn, TrueUpIn, VoidIn
+from pixorly_ledger.schemas import GrantIn, ReleaseIn, TermsIn, VoidIn
 from pixorly_ledger.statements import NEWEST, Statements
 from pixorly_ledger.storage import Storage
 
@@ -75,7 +75,7 @@ class Ledger:
 
 def add_routes(app: AppWithDoor, ledger: Ledger, tokens: Tokens) -> None:
     """Let the app answer all of `/internal`."""
-    app.charge_at_the_door(ledger.credits, tokens)
+    app.set_door(ledger.credits, ledger.storage, tokens)
     router = APIRouter(prefix="/internal", dependencies=[Depends(_token_check(tokens))])
     router.include_router(_charge_routes(ledger.credits, ledger.statements))
     router.include_router(_image_routes(ledger.storage))
@@ -126,14 +126,6 @@ def _image_routes(storage: Storage) -> APIRouter:
     async def release(body: ReleaseIn) -> Response:
         """Let the room of images go: `{released: [image_id, …]}`; ids that there never were are left out."""
         return Json({"released": await storage.release(body.image_ids)})
-
-    @router.post("/{image_id}/true-up")
-    async def true_up(image_id: UUID, body: TrueUpIn) -> Response:
-        """Say what an image really takes: `{state: "stored"}`, or `closed` where it must not be stored any more.
-
-        404 `not_found`: no room was ever kept for it, or it is another user's.
-        """
-        return Json({"state": await storage.true_up(image_id, body.user_id, body.bytes)})
 
     @router.get("")
     async def images(

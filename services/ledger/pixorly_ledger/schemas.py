@@ -45,6 +45,12 @@ class TrueUpIn(_In):
     job_id: UUID | None = None
 
 
+class TrueUpOfImageIn(TrueUpIn):
+    """The same, where one request is for several images."""
+
+    image_id: UUID
+
+
 class ReleaseIn(_In):
     """Images that are gone."""
 
