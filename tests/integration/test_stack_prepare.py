@@ -91,6 +91,54 @@ async def test_the_command_writes_down_how_each_service_reaches_servers_of_other
         await (await channel.get_queue("ledger.settle_job", ensure=False)).get(fail=False)
 
 
+async def test_while_passwords_are_rotated_a_services_first_and_second_users_do_the_same_work(
+    servers: Access, prepared: Prepared, tmp_path: Path
+) -> None:
+    access = Access(servers.database_url, prepared.amqp_admin_url, servers.management_url, servers.s3)
+
+    turned = await prepare(access, Secrets(tmp_path / "secrets.json", "b"), own_server=True)
+
+    assert not {*turned.database_urls.values(), *turned.amqp_urls.values()} & {
+        *prepared.database_urls.values(),
+        *prepared.amqp_urls.values(),
+    }
+    first = await asyncpg.connect(prepared.database_urls["ledger"])
+    second = await asyncpg.connect(turned.database_urls["ledger"])
+    await second.execute("CREATE TABLE made_in_turn (id int)")
+    assert await second.fetchval("SELECT session_user") == "pixorly_ledger_b"
+    # Neither role's end takes with it what it made.
+    await first.execute("DROP TABLE made_in_turn")
+    await first.close()
+    await second.close()
+    for urls in (prepared.amqp_urls, turned.amqp_urls):
+        async with await aio_pika.connect(urls["ledger"]) as connection:
+            channel = await connection.channel()
+            await (await channel.get_queue("ledger.settle_job", ensure=False)).get(fail=False)
+            with pytest.raises(REFUSED, match="ACCESS_REFUSED"):
+                await (await channel.get_queue("api.follow_job", ensure=False)).get(fail=False)
+        async with await aio_pika.connect(urls["uploader"]) as connection:
+            channel = await connection.channel()
+            events = await channel.get_exchange(topology.EVENTS_EXCHANGE, ensure=False)
+            await events.publish(aio_pika.Message(b"{}"), "image.uploaded")
+            with pytest.raises(REFUSED, match="ACCESS_REFUSED"):
+                await events.publish(aio_pika.Message(b"{}"), "job.completed")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await asyncpg.connect(urlsplit(turned.database_urls["api"])._replace(path="/pixorly_ledger").geturl())
+    # A repeat keeps the passwords, those of the first users as well.
+    again = await prepare(access, Secrets(tmp_path / "secrets.json", "b"), own_server=True)
+    assert again == turned
+    assert await prepare(access, Secrets(tmp_path / "secrets.json"), own_server=True) == prepared
+    await _dropped(servers, [f"pixorly_{service}_b" for service in DATABASES])
+
+
+async def _dropped(servers: Access, roles: list[str]) -> None:
+    """Roles are the whole server's, and outlive the test."""
+    admin = await asyncpg.connect(servers.database_url)
+    for role in roles:
+        await admin.execute(f"DROP ROLE {role}")
+    await admin.close()
+
+
 async def test_a_repeat_changes_nothing(servers: Access, prepared: Prepared, tmp_path: Path) -> None:
     access = Access(servers.database_url, prepared.amqp_admin_url, servers.management_url, servers.s3)
 
