@@ -3,15 +3,18 @@
 import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import aio_pika
 import asyncpg
+import httpx
 import pytest
 
 from pixorly import migrate, topology
 from pixorly_stack import handover
 from pixorly_stack.access import Access
 from pixorly_stack.files import Secrets
+from pixorly_stack.management import Management
 from pixorly_stack.prepare import DATABASES, Prepared, prepare
 
 # The roles and databases have names of their own on the shared server: one process at a time.
@@ -129,6 +132,31 @@ async def test_while_passwords_are_rotated_a_services_first_and_second_users_do_
     assert again == turned
     assert await prepare(access, Secrets(tmp_path / "secrets.json"), own_server=True) == prepared
     await _dropped(servers, [f"pixorly_{service}_b" for service in DATABASES])
+
+
+async def test_a_users_connections_outlive_its_password_but_not_itself(servers: Access, amqp_url: str) -> None:
+    """Why passwords take turns: nothing would show that one was changed in place, until the next reconnect."""
+    vhost, name = urlsplit(amqp_url).path.removeprefix("/"), f"rotated-{uuid4().hex[:8]}"
+    place = urlsplit(amqp_url).netloc.rpartition("@")[2]
+    url = urlsplit(amqp_url)._replace(netloc=f"{name}:first@{place}").geturl()
+    async with Management(servers.management_url) as management:
+        await management.make_user(name, "first")
+        await management.permit(name, vhost, {"configure": ".*", "write": ".*", "read": ".*"})
+        live = await aio_pika.connect(url)
+        closed = asyncio.Event()
+        live.close_callbacks.add(lambda *_: closed.set())
+
+        await management.make_user(name, "second")
+        channel = await live.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        await channel.default_exchange.publish(aio_pika.Message(b"still here"), queue.name)
+        assert (await queue.get(no_ack=True)).body == b"still here"
+        with pytest.raises(aio_pika.exceptions.AMQPError):
+            await aio_pika.connect(url)
+
+    async with httpx.AsyncClient(trust_env=False) as http:
+        (await http.delete(f"{servers.management_url}/api/users/{name}")).raise_for_status()
+    await asyncio.wait_for(closed.wait(), 60)
 
 
 async def _dropped(servers: Access, roles: list[str]) -> None:
