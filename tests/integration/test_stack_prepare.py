@@ -94,6 +94,7 @@ async def test_the_command_writes_down_how_each_service_reaches_servers_of_other
         await (await channel.get_queue("ledger.settle_job", ensure=False)).get(fail=False)
 
 
+@pytest.mark.long
 async def test_while_passwords_are_rotated_a_services_first_and_second_users_do_the_same_work(
     servers: Access, prepared: Prepared, tmp_path: Path
 ) -> None:
