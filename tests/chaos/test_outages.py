@@ -118,3 +118,21 @@ async def test_without_the_ledger_a_request_gets_503_and_leaves_nothing(stack: S
             while await client.credits() != 1000:
                 await asyncio.sleep(0.5)
     assert await stack.audit() == []
+
+
+async def test_who_pauses_a_model_learns_soon_that_the_generator_says_nothing(stack: Stack) -> None:
+    await asyncio.to_thread(stack.kill, "generator", signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        told = await asyncio.to_thread(stack.run, "pause", "sandbox")
+        took_s = time.monotonic() - began
+    finally:
+        await asyncio.to_thread(stack.kill, "generator", signal.SIGCONT)
+    await stack.ready()
+
+    assert told.returncode != 0
+    assert "say it again" in told.stdout + told.stderr
+    # Five seconds, and the command's own start on a machine that is busy.
+    assert took_s < 30
+    assert stack.run("resume", "sandbox").returncode == 0
+    assert "Nothing is paused" in stack.run("pause").stdout

@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from typing_extensions import override
 
 from pixorly import failpoints, telemetry
+from pixorly.errors import OutageError
 from pixorly.priority import give_way
 from pixorly.settings import ProcessSettings
 
@@ -26,6 +27,7 @@ _HARD_STOP_AFTER_GRACE_S: Final = 10
 _EXIT_HARD: Final = 70
 _NEW_OBJECTS: Final = 20_000
 """How many new objects Python lets pile up before it looks for rings among them."""
+_MEASURE_EVERY_S: Final = 15.0
 
 
 class _Server(uvicorn.Server):
@@ -101,6 +103,16 @@ async def background(*loops: Coroutine[Any, Any, None]) -> "AsyncIterator[None]"
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def keep_measuring(measure: Callable[[], Awaitable[None]], or_else: str) -> None:
+    """Set gauges for ever; while a part is away they say what was seen last, and the log has `or_else`."""
+    while True:
+        try:
+            await measure()
+        except OutageError as error:
+            structlog.get_logger().warning(or_else, part=error.part)
+        await asyncio.sleep(_MEASURE_EVERY_S)
 
 
 async def _watched(loop: Coroutine[Any, Any, None]) -> None:

@@ -41,11 +41,18 @@ def read_json(path: Path) -> Any:
 
 
 class Secrets:
-    """The passwords and keys of a stack, made at random the first time and kept."""
+    """The passwords and keys of a stack, made at random the first time and kept.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        turn: Names the users that take their turn while passwords are rotated; they have passwords of their own.
+    """
+
+    def __init__(self, path: Path, turn: str = "") -> None:
         self._values: dict[str, str] = read_json(path) or {}
-        missing = [name for name in PASSWORDS if name not in self._values]
+        self.turn = turn
+        own = [self.in_turn(name) for name in PASSWORDS if name.startswith(("database-", "broker-"))]
+        missing = [name for name in (*PASSWORDS, *own) if name not in self._values]
         if missing:
             self._values.update({name: secrets.token_hex(24) for name in missing})
             write_json(path, self._values)
@@ -53,3 +60,7 @@ class Secrets:
     def __getitem__(self, name: str) -> str:
         """Return the secret of that name."""
         return self._values[name]
+
+    def in_turn(self, name: str) -> str:
+        """Return the name of this turn's user or password."""
+        return f"{name}-{self.turn}" if self.turn else name

@@ -1,6 +1,7 @@
 """`pixorly prepare`: make servers that are somebody else's ready, and write down what each service is told."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -31,14 +32,20 @@ def prepare(
         bool, typer.Option("--own-server", help="Nothing but Pixorly uses PostgreSQL: close its other databases, too.")
     ] = False,
     bucket: Annotated[bool, typer.Option(help="Make the bucket and set its rules.")] = True,
+    turn: Annotated[
+        str,
+        typer.Option(help="Rotate passwords: make other roles and users beside the first, with this in their names."),
+    ] = "",
 ) -> None:
     """Make databases, roles, RabbitMQ users and queues, and the bucket, on servers that run elsewhere.
 
     PIXORLY_DATABASE_URL, PIXORLY_AMQP_URL and PIXORLY_RABBITMQ_MANAGEMENT_URL name them, each with a user that may do
     so. The services are told of other users, one each, that may do only their work. A repeat changes nothing.
     """
+    if not re.fullmatch("[a-z0-9]{0,20}", turn):
+        raise StackError("a turn is named by up to 20 small letters and digits")
     settings = StackSettings.from_environment()
-    access, secrets = access_of(settings), Secrets(secrets_file)
+    access, secrets = access_of(settings), Secrets(secrets_file, turn)
     storage = settings if bucket else None
     prepared = asyncio.run(prepare_servers(access, secrets, own_server=own_server, storage=storage, bucket=bucket))
     if not prepared.own_users:
@@ -46,7 +53,7 @@ def prepare(
             "RabbitMQ's management API does not answer, so that no service could be given a user of its own"
         )
     out.print(f"Databases: {', '.join(f'pixorly_{name}' for name in DATABASES)}")
-    out.print(f"RabbitMQ users: {', '.join(f'pixorly-{name}' for name in USERS)}, and all queues")
+    out.print(f"RabbitMQ users: {', '.join(secrets.in_turn(f'pixorly-{name}') for name in USERS)}, and all queues")
     if bucket:
         out.print(f"Bucket: {escape(settings.aws_s3_bucket)}")
     if env_dir:

@@ -38,9 +38,10 @@ def resume(
 
 
 def _put(context: typer.Context, name: str | None, *, paused: bool, reason: str, as_json: bool, dir_: Dir) -> None:
+    asked = {"name": name, "paused": paused, "reason": reason}
     with as_operator(context, dir_, as_json=as_json) as client:
-        asked = {"name": name, "paused": paused, "reason": reason}
-        found = client.ask(send("PUT", _PATH, asked) if name else get(_PATH))
+        # A repeat does no harm. But whoever stops a model wants to know at once that it goes on.
+        found = client.ask(send("PUT", _PATH, asked, repeatable=False) if name else get(_PATH))
     if as_json:
         show_json(found)
         return

@@ -45,8 +45,9 @@ async def prepare(
 ) -> Prepared:
     """Make what is missing on the servers, and return how the services reach them. A repeat changes nothing.
 
-    With `own_server`, the database that every PostgreSQL has is closed to the services as well. `storage` says more
-    about the bucket than how to reach it; without `bucket` it is left alone.
+    Where the secrets are those of a turn, its users are made beside the first, which stay as they are. With
+    `own_server`, the database that every PostgreSQL has is closed to the services as well. `storage` says more about
+    the bucket than how to reach it; without `bucket` it is left alone.
 
     Raises:
         StackError: A server refused a step.
@@ -68,10 +69,14 @@ async def _prepare_databases(admin_url: str, secrets: Secrets, *, own_server: bo
         connection = await asyncpg.connect(admin_url, timeout=10)
         try:
             for service in DATABASES:
-                name, password = f"pixorly_{service}", secrets[f"database-{service}"]
-                await store.make_role(connection, name, password)
-                await store.make_database(connection, name, name)
-                urls[service] = _with(admin_url, name, password, name)
+                name, password = f"pixorly_{service}", secrets[secrets.in_turn(f"database-{service}")]
+                role = secrets.in_turn(name).replace("-", "_")
+                if role == name:
+                    await store.make_role(connection, name, password)
+                    await store.make_database(connection, name, name)
+                else:
+                    await store.make_stand_in(connection, role, name, password)
+                urls[service] = _with(admin_url, role, password, name)
             if own_server:
                 for name in ("postgres", "template1"):
                     await store.close_database(connection, name)
@@ -95,7 +100,7 @@ async def _prepare_broker(access: Access, secrets: Secrets) -> tuple[dict[str, s
         await management.permit(admin, vhost, EVERYTHING)
         urls = {}
         for service in USERS:
-            user, password = f"pixorly-{service}", secrets[f"broker-{service}"]
+            user, password = secrets.in_turn(f"pixorly-{service}"), secrets[secrets.in_turn(f"broker-{service}")]
             await _make_user(management, vhost, service, user, password)
             urls[service] = _with(access.amqp_url, user, password, vhost)
     parts = urlsplit(access.amqp_url)

@@ -16,6 +16,13 @@ async def make_role(connection: Connection, name: str, password: str) -> None:
     await _run(connection, "GRANT %I TO CURRENT_USER", name)
 
 
+async def make_stand_in(connection: Connection, name: str, owner: str, password: str) -> None:
+    """Make a role that acts as `owner` from its login on, and makes what belongs to it; or give it this password."""
+    await make_role(connection, name, password)
+    await _run(connection, "GRANT %I TO %I", owner, name)
+    await _run(connection, "ALTER ROLE %I SET ROLE = %L", name, owner)
+
+
 async def make_database(connection: Connection, name: str, owner: str) -> None:
     """Make an empty database unless it is there, which only its owner can reach."""
     if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):

@@ -1,18 +1,11 @@
 """How many jobs are under way, measured now and then."""
 
-import asyncio
 from typing import Final
-
-import structlog
 
 from pixorly import metrics
 from pixorly.db import Database
-from pixorly.errors import OutageError
 from pixorly_api import store
 
-_log = structlog.get_logger()
-
-EVERY_S: Final = 15.0
 OPEN_STATUSES: Final = ("pending", "processing", "uploading")
 
 OPEN = metrics.gauge("pixorly_jobs_open", "Jobs that are not settled.", "status")
@@ -32,13 +25,3 @@ async def measure(database: Database) -> None:
         OPEN.labels(status).set(sum(jobs for of, jobs, _, _ in found if of == status))
     OVERDUE.set(sum(overdue for _, _, overdue, _ in found))
     OLDEST_SECONDS.set(max((oldest_s for _, _, _, oldest_s in found), default=0.0))
-
-
-async def keep_measuring(database: Database, every_s: float = EVERY_S) -> None:
-    """Set the gauges for ever; while PostgreSQL is away they say what was seen last."""
-    while True:
-        try:
-            await measure(database)
-        except OutageError as error:
-            _log.warning("jobs could not be counted", part=error.part)
-        await asyncio.sleep(every_s)

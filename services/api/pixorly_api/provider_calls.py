@@ -25,9 +25,11 @@ class HttpProviderCalls(ProviderCalls):
 
     Args:
         settings: Where it is, and the token that opens it.
+        patience_s: How long it may say nothing to what it is told; its books may take longer.
     """
 
-    def __init__(self, settings: ApiSettings) -> None:
+    def __init__(self, settings: ApiSettings, *, patience_s: float = 5) -> None:
+        self._patience_s = patience_s
         self._client = httpx.AsyncClient(
             base_url=settings.generator_url,
             headers={"Authorization": f"Bearer {settings.service_token.get_secret_value()}"},
@@ -53,8 +55,12 @@ class HttpProviderCalls(ProviderCalls):
         """Put a body to an internal path."""
         try:
             response = await self._client.put(
-                path, content=orjson.dumps(body), headers={"Content-Type": "application/json"}, timeout=10
+                path,
+                content=orjson.dumps(body),
+                headers={"Content-Type": "application/json"},
+                timeout=httpx.Timeout(self._patience_s, connect=min(2.0, self._patience_s)),
             )
             response.raise_for_status()
         except httpx.HTTPError as error:
-            raise OutageError("generator", f"The generator can't be told: {type(error).__name__}.") from error
+            words = f"The generator can't be told ({type(error).__name__}). It may have heard of it: say it again."
+            raise OutageError("generator", words) from error

@@ -82,7 +82,7 @@ def build(settings: ApiSettings) -> FastAPI:
             stack.push_async_callback(hints.close)
             counting = dead.watch(AmqpGraveyard(settings), _COUNT_DEAD_EVERY_S)
             forgetting = every(settings.reconcile_interval_s, erasures.erase, erasures.forget_prompts)
-            measuring = gauges.keep_measuring(database)
+            measuring = service.keep_measuring(partial(gauges.measure, database), "jobs could not be counted")
             await stack.enter_async_context(
                 service.background(outbox.relay(), sweeper.run(), counting, measuring, forgetting)
             )

@@ -52,8 +52,9 @@ def build(settings: LedgerSettings) -> AppWithDoor:
             stack.push_async_callback(database.close)
             await publisher.start()
             stack.push_async_callback(publisher.close)
-            loops = ledger.accounts.keep_up(settings.upkeep_s), gauges.keep_measuring(database)
-            await stack.enter_async_context(service.background(*loops))
+            keeping_up = ledger.accounts.keep_up(settings.upkeep_s)
+            measuring = service.keep_measuring(partial(gauges.measure, database), "the books could not be measured")
+            await stack.enter_async_context(service.background(keeping_up, measuring))
             await consumer.start()
             stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
             yield

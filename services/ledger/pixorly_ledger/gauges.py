@@ -1,18 +1,8 @@
 """How much there is in the books, measured now and then."""
 
-import asyncio
-from typing import Final
-
-import structlog
-
 from pixorly import metrics
 from pixorly.db import Database
-from pixorly.errors import OutageError
 from pixorly_ledger import store
-
-_log = structlog.get_logger()
-
-EVERY_S: Final = 15.0
 
 ESCROW = metrics.gauge("pixorly_escrow_credits", "Credits of charges that are still open.")
 OPEN = metrics.gauge("pixorly_charges_open", "Charges that are still open.")
@@ -36,13 +26,3 @@ async def measure(database: Database) -> None:
     AVAILABLE.set(found["available_credits"])
     USED_BYTES.set(found["used_bytes"])
     RESERVED_BYTES.set(found["reserved_bytes"])
-
-
-async def keep_measuring(database: Database, every_s: float = EVERY_S) -> None:
-    """Set the gauges for ever; while PostgreSQL is away they say what was seen last."""
-    while True:
-        try:
-            await measure(database)
-        except OutageError as error:
-            _log.warning("the books could not be measured", part=error.part)
-        await asyncio.sleep(every_s)

@@ -23,8 +23,8 @@ PEM = KEY.private_bytes(
 ).decode()
 
 
-def cloudfront(pem: str = PEM) -> CloudFront:
-    return CloudFront("d1.cloudfront.net", "APKATEST", pem, ttl_s=3600, clock=lambda: NOW)
+def cloudfront(pem: str = PEM, key_pair_id: str = "APKATEST") -> CloudFront:
+    return CloudFront("d1.cloudfront.net", key_pair_id, pem, ttl_s=3600, clock=lambda: NOW)
 
 
 def from_cloudfront_base64(text: str) -> bytes:
@@ -165,3 +165,28 @@ async def test_a_public_download_needs_no_signature() -> None:
     (link,) = await Cdn("cdn.test", cloudfront()).of([key], Terms(60, file_names={key: "a.png"}))
     assert link.expires_at is None
     assert link.url == (f"https://cdn.test/{key}?response-content-disposition=attachment%3B%20filename%3D%22a.png%22")
+
+
+async def test_while_a_key_pair_is_rotated_the_old_ones_links_are_good_until_they_end_as_the_new_ones_are() -> None:
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    other_pem = other.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    (old,) = await cloudfront().of(["users/x.png"])
+    (new,) = await cloudfront(other_pem, "APKANEXT").of(["users/x.png"])
+    both = {"APKATEST": KEY.public_key(), "APKANEXT": other.public_key()}
+    last_second = NOW + timedelta(seconds=3598)
+
+    for link in (old, new):
+        assert serve(link.url, both, now=last_second) == "https://d1.cloudfront.net/users/x.png"
+        with pytest.raises(Refused, match="too late"):
+            serve(link.url, both, now=NOW + timedelta(seconds=3600))
+    # The new one must be in the group before anybody signs with it, and the old one stay as long as its links.
+    with pytest.raises(Refused, match="an unknown key"):
+        serve(new.url, {"APKATEST": KEY.public_key()}, now=NOW)
+    with pytest.raises(Refused, match="an unknown key"):
+        serve(old.url, {"APKANEXT": other.public_key()}, now=NOW)
+    # An id with the other's private key is what a rotation by halves would sign with.
+    (mixed,) = await cloudfront(other_pem, "APKATEST").of(["users/x.png"])
+    with pytest.raises(Refused, match="the signature is not right"):
+        serve(mixed.url, both, now=NOW)

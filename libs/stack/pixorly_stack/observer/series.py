@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no types of its own
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pixorly_stack.observer.spans import Unreadable, attributes_of
+from pixorly_stack.observer.spans import attributes_of, parsed
 
 MOST_SERIES: Final = 5000
 POINTS: Final = 150
@@ -95,11 +94,7 @@ def read(body: bytes) -> list[Sample]:
     Raises:
         Unreadable: It is none.
     """
-    request = ExportMetricsServiceRequest()
-    try:
-        request.ParseFromString(body)
-    except DecodeError as error:
-        raise Unreadable("not an ExportMetricsServiceRequest") from error
+    request = parsed(ExportMetricsServiceRequest, body)
     return [
         sample
         for batch in request.resource_metrics

@@ -69,17 +69,27 @@ def read(body: bytes) -> list[Span]:
     Raises:
         Unreadable: It is none.
     """
-    request = ExportTraceServiceRequest()
-    try:
-        request.ParseFromString(body)
-    except DecodeError as error:
-        raise Unreadable("not an ExportTraceServiceRequest") from error
+    request = parsed(ExportTraceServiceRequest, body)
     return [
         _span(given, str(attributes_of(batch.resource.attributes).get("service.name", "?")))
         for batch in request.resource_spans
         for scope in batch.scope_spans
         for given in scope.spans
     ]
+
+
+def parsed(kind: type[Any], body: bytes) -> Any:
+    """Return a body as a request of this kind.
+
+    Raises:
+        Unreadable: It is none.
+    """
+    request = kind()
+    try:
+        request.ParseFromString(body)
+    except DecodeError as error:
+        raise Unreadable(f"not an {kind.__name__}") from error
+    return request
 
 
 def _span(given: Any, service: str) -> Span:
