@@ -51,6 +51,7 @@ BORDERS: Final = {
     "faststream": ("pixorly/broker.py", "pixorly/delivery.py", "pixorly_api/hints.py"),
     "httpcore": ("pixorly_generator/providers/fetch.py",),
     "httpx": (
+        "pixorly/http.py",
         "*/ledger.py",
         "pixorly_api/oidc.py",
         "pixorly_api/provider_calls.py",

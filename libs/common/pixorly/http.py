@@ -167,5 +167,5 @@ class SteadyTransport(httpx.AsyncBaseTransport):
 
 async def _dismiss(sending: asyncio.Task[httpx.Response]) -> None:
     """Wait for an answer that nobody wants any more, and let go of its connection."""
-    with suppress(Exception):
+    with suppress(httpx.HTTPError, OSError, RuntimeError):
         await (await sending).aclose()
