@@ -27,6 +27,7 @@ PARTS = {
     "ledger": "charges in groups beside one at a time (over HTTP and in a ledger of a million, too, with --full)",
     "backlog": "throughput with 10,000 jobs queued beside 100 (100,000, too, with --full)",
     "history": "create, get and list with 100,000 jobs beside none (1,000,000 with --full)",
+    "messages": "what a message costs: aio-pika alone, FastStream, and Pixorly's delivery",
     "retries": "how exactly retries come after 2, 4 and 8 s, at idle and beside 50 jobs a second",
 }
 ONLY_FULL = {"history"}

@@ -10,13 +10,14 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import structlog
 from aio_pika.exceptions import AMQPError
 from faststream import AckPolicy
 from faststream.exceptions import NackMessage
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitMessage, RabbitQueue
+from prometheus_client import Counter, Gauge, Histogram
 from pydantic import ValidationError
 
 from pixorly import metrics, telemetry
@@ -182,8 +183,7 @@ class Subscription:
         Raises:
             ValueError: It is not one that this queue takes; the message says why, without its content.
         """
-        readable = {event.type: event for event in self.reads or self.queue.events}
-        if kind not in readable:
+        if kind not in {event.type for event in self.reads or self.queue.events}:
             raise ValueError(f"type {str(kind)[:60]!r} is not for this queue")
         try:
             return EVENTS[kind].model_validate_json(body)
@@ -205,6 +205,22 @@ class _Backoff:
         return min(delay_s, 30.0) * random.uniform(0.8, 1.0)  # noqa: S311 - spreads callers, hides nothing
 
 
+@dataclass(frozen=True, slots=True)
+class _Meters:
+    """What the messages of one queue are counted by: to look a meter up by its labels takes longer than to count."""
+
+    in_hand: Gauge
+    seconds: Histogram
+    age_s: Histogram
+    fates: Mapping[str, Counter]
+
+    @classmethod
+    def of(cls, queue: str) -> Self:
+        """Return those of a queue."""
+        fates = {fate: MESSAGES.labels(queue, fate) for fate in ("done", "retried", "held", "dead")}
+        return cls(IN_HAND.labels(queue), SECONDS.labels(queue), AGE_SECONDS.labels(queue), fates)
+
+
 @dataclass(slots=True)
 class Worker:
     """Does what one subscription says with each of its messages.
@@ -222,6 +238,11 @@ class Worker:
     publisher: Publisher
     ladder_s: Sequence[int] = LADDER_S
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _meters: _Meters = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look up once what every message is counted by."""
+        self._meters = _Meters.of(self.subscription.queue.name)
 
     async def consume(self, message: RabbitMessage) -> None:
         """Handle one message; a return acknowledges it.
@@ -229,11 +250,11 @@ class Worker:
         Raises:
             NackMessage: It is handed back.
         """
-        name, headers = self.subscription.queue.name, message.headers
+        name, headers, meters = self.subscription.queue.name, message.headers, self._meters
         attempt = _attempt_of(headers)
         with (
-            IN_HAND.labels(name).track_inprogress(),
-            SECONDS.labels(name).time(),
+            meters.in_hand.track_inprogress(),
+            meters.seconds.time(),
             telemetry.continued(headers),
             telemetry.span(
                 f"process {name}",
@@ -251,7 +272,7 @@ class Worker:
                 await self._insist(lambda: self._bury(message, "unreadable", reason))
                 return
             if attempt == 1 and not message.raw_message.redelivered:
-                AGE_SECONDS.labels(name).observe(max(0.0, (utcnow() - event.occurred_at).total_seconds()))
+                meters.age_s.observe(max(0.0, (utcnow() - event.occurred_at).total_seconds()))
             with structlog.contextvars.bound_contextvars(job_id=str(event.job_id), attempt=attempt):
                 await self._handle(event, Delivery(attempt, bool(message.raw_message.redelivered)), message)
 
@@ -275,7 +296,7 @@ class Worker:
                 await self._insist(lambda: self._publish(following))
                 failpoint(f"{handler}.published")
                 label = "done"
-        MESSAGES.labels(self.subscription.queue.name, label).inc()
+        self._meters.fates[label].inc()
 
     async def _decide(self, event: Event, delivery: Delivery) -> Following | Retry | Hold | Dead:
         """Run the handler; return what follows, or what becomes of the message.
@@ -331,8 +352,10 @@ class Worker:
                 return False
 
     async def _publish(self, following: Following) -> None:
-        events = [following] if isinstance(following, Event) else following or ()
-        await asyncio.gather(*(self.publisher.publish(event) for event in events))
+        if isinstance(following, Event):
+            await self.publisher.publish(following)
+        elif following:
+            await asyncio.gather(*(self.publisher.publish(event) for event in following))
 
     async def _retry(self, event: Event, retry: Retry, delivery: Delivery, message: RabbitMessage) -> None:
         if self.subscription.stage:
