@@ -18,7 +18,7 @@ SAME_START_S = 2.0
 """How far two readings of a process's start may lie apart; a clock that is set moves them."""
 PR_SET_PDEATHSIG = 1
 KILL_WAIT_S = 5.0
-IN_THE_BACKGROUND = 4
+IN_THE_BACKGROUND = 10
 """How nice those parts are that nobody waits for at the other end of a request: on a machine that is busy they lag, and
 catch up, while creating a job stays quick."""
 

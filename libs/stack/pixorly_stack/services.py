@@ -13,7 +13,7 @@ from pixorly_stack.processes import IN_THE_BACKGROUND, Command
 from pixorly_stack.units import Unit, url_answers
 
 API_PORT = 8080
-BEHIND_THE_API = 2
+BEHIND_THE_API = 5
 STOP_WITHIN_S = 75.0
 """Longer than the generator may take to finish calls that are paid for, and then to give up on what does not end."""
 READY_PROBE_S = 4.0
