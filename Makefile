@@ -51,7 +51,7 @@ bench: bench-packages ## Measure the main figures beside Celery, Dramatiq and th
 bench-full: bench-packages ## The same with large states and long runs, too (hours); BENCH=--resume goes on where it was interrupted
 	@.venv/bin/python bench/run.py --full $(BENCH)
 
-bench-%: bench-packages ## One part of it: bench-throughput, -latency, -in-flight, -ledger, -backlog, -history, -retries
+bench-%: bench-packages ## One part of it: bench-throughput, -latency, -in-flight, -ledger, -backlog, -history, -messages, -retries
 	@.venv/bin/python bench/run.py $(BENCH) $*
 
 .PHONY: bench-packages
