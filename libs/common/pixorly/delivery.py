@@ -10,14 +10,13 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from aio_pika.exceptions import AMQPError
 from faststream import AckPolicy
 from faststream.exceptions import NackMessage
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitMessage, RabbitQueue
-from prometheus_client import Counter, Gauge, Histogram
 from pydantic import ValidationError
 
 from pixorly import metrics, telemetry
@@ -25,6 +24,7 @@ from pixorly.broker import ATTEMPT_HEADER, Publisher, make_broker, sent_attribut
 from pixorly.errors import OutageError, PixorlyError, ServerError, TransientError, UserError
 from pixorly.events import EVENTS, Event, JobRetrying, Stage, utcnow
 from pixorly.failpoints import failpoint
+from pixorly.meters import Meters
 from pixorly.outcomes import Outcome, outcome_of
 from pixorly.settings import AmqpSettings
 from pixorly.topology import DEAD_EXCHANGE, HELD_S, LADDER_S, RETRY_AFTER_S, RETRY_EXCHANGE, WorkQueue, declare
@@ -44,14 +44,6 @@ _LOOK_AGAIN_S: Final = 5.0
 _LINK_TRIES: Final = 3
 """How often declaring may fail before the connection is made anew."""
 
-MESSAGES = metrics.counter("pixorly_messages", "Messages by what became of them.", "queue", "fate")
-SECONDS = metrics.histogram(
-    "pixorly_message_seconds", "How long messages were in hand.", "queue", buckets=metrics.LONG_S
-)
-AGE_SECONDS = metrics.histogram(
-    "pixorly_message_age_seconds", "How old an event was when it was first taken up.", "queue", buckets=metrics.LONG_S
-)
-IN_HAND = metrics.gauge("pixorly_messages_in_hand", "Messages that are worked on.", "queue")
 READY = metrics.gauge(
     "pixorly_queue_messages",
     "Messages that wait to be taken up, as RabbitMQ said in the last half minute.",
@@ -205,22 +197,6 @@ class _Backoff:
         return min(delay_s, 30.0) * random.uniform(0.8, 1.0)  # noqa: S311 - spreads callers, hides nothing
 
 
-@dataclass(frozen=True, slots=True)
-class _Meters:
-    """What the messages of one queue are counted by: to look a meter up by its labels takes longer than to count."""
-
-    in_hand: Gauge
-    seconds: Histogram
-    age_s: Histogram
-    fates: Mapping[str, Counter]
-
-    @classmethod
-    def of(cls, queue: str) -> Self:
-        """Return those of a queue."""
-        fates = {fate: MESSAGES.labels(queue, fate) for fate in ("done", "retried", "held", "dead")}
-        return cls(IN_HAND.labels(queue), SECONDS.labels(queue), AGE_SECONDS.labels(queue), fates)
-
-
 @dataclass(slots=True)
 class Worker:
     """Does what one subscription says with each of its messages.
@@ -238,11 +214,11 @@ class Worker:
     publisher: Publisher
     ladder_s: Sequence[int] = LADDER_S
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _meters: _Meters = field(init=False)
+    _meters: Meters = field(init=False)
 
     def __post_init__(self) -> None:
         """Look up once what every message is counted by."""
-        self._meters = _Meters.of(self.subscription.queue.name)
+        self._meters = Meters.of(self.subscription.queue.name)
 
     async def consume(self, message: RabbitMessage) -> None:
         """Handle one message; a return acknowledges it.

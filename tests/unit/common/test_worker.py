@@ -15,7 +15,7 @@ from messages import incoming, incoming_event
 from samples import JOB, SAMPLES, USER
 
 from pixorly import telemetry
-from pixorly.delivery import MESSAGES, Delivery, Fail, Following, Held, Subscription, Worker
+from pixorly.delivery import Delivery, Fail, Following, Held, Subscription, Worker
 from pixorly.errors import (
     ContentRejected,
     NoImage,
@@ -26,6 +26,7 @@ from pixorly.errors import (
     UserError,
 )
 from pixorly.events import Event, ImageFailed, ImageGenerated, ImageUploaded, JobRetrying, Stage
+from pixorly.meters import MESSAGES
 from pixorly.topology import DEAD_EXCHANGE, EVENTS_EXCHANGE, RETRY_EXCHANGE, queue_named
 
 QUEUE = queue_named("uploader.store_image")
