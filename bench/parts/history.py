@@ -17,7 +17,7 @@ from figures import Found, percentile
 from filling import Template, clone
 from http_load import Connection, get
 from ledger import FILL
-from parts.backlog import Side, asked
+from parts.backlog import DEADLINE_S, Side, asked
 from systems import Pixorly
 from world import World, world
 
@@ -32,7 +32,8 @@ WAITS = "[[latency:900]]"
 def run(effort: Effort) -> Found:
     jobs = 1_000 if effort.quick else 1_000_000 if effort.full else 100_000
     with ExitStack() as ends:
-        empty, full = (ends.enter_context(world(PIXORLY_PROVIDER_TIMEOUT_S="1800")) for _ in range(2))
+        told = {"PIXORLY_PROVIDER_TIMEOUT_S": "1800", "PIXORLY_JOB_DEADLINE_S": str(DEADLINE_S)}
+        empty, full = (ends.enter_context(world(**told)) for _ in range(2))
         return asyncio.run(measure(empty, full, jobs, effort))
 
 
