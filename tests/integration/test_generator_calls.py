@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 
 import asyncpg
 import pytest
+from outboxes import UncertainOutbox
 from typing_extensions import override
 
 from pixorly import catalogue
@@ -25,7 +26,7 @@ from pixorly.errors import (
 )
 from pixorly.events import Event, ImageFailed, ImageGenerated, ImageParams, JobCreated, JobStarted, utcnow
 from pixorly.ids import new_id
-from pixorly.outbox import Bus, Outbox, Transaction
+from pixorly.outbox import Bus, Outbox
 from pixorly_generator.calls import Calls
 from pixorly_generator.pauses import Pauses
 from pixorly_generator.providers import GeneratedImage, ImageProvider, ProviderAnswer, ProviderRequest
@@ -280,21 +281,6 @@ async def test_an_outage_longer_than_a_lease_takes_no_call_from_a_process_that_l
 
     assert other.provider.requests == []
     assert len(await settled(cut_off.bus, ImageGenerated, 1)) == 1
-
-
-class UncertainOutbox(Outbox):
-    """An outbox whose next commits are made, and reported as failed."""
-
-    uncertain = 0
-
-    @override
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        async with super().transaction() as transaction:
-            yield transaction
-        if self.uncertain:
-            self.uncertain -= 1
-            raise OutageError("postgres")
 
 
 async def test_a_result_whose_commit_was_not_confirmed_is_not_late(make: Make, database_url: str) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -10,6 +9,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from outboxes import UncertainOutbox
 from typing_extensions import override
 from waiting import until
 
@@ -19,7 +19,7 @@ from pixorly.delivery import Held
 from pixorly.errors import OutageError
 from pixorly.events import Event, ImageFailed, ImageParams, JobCreated, JobStarted, PlannedCall, utcnow
 from pixorly.ids import new_id
-from pixorly.outbox import Bus, Outbox, Transaction
+from pixorly.outbox import Bus
 from pixorly_generator.leases import Leases
 from pixorly_generator.results import results
 from pixorly_generator.store import Ending, Fate
@@ -42,29 +42,12 @@ class Recorder(Bus):
         return [event for event, _ in self.sent if isinstance(event, kind)]
 
 
-class CountedOutbox(Outbox):
-    """An outbox that counts its transactions, and whose next commits can be made and reported as failed."""
-
-    commits = 0
-    uncertain = 0
-
-    @override
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        async with super().transaction() as transaction:
-            yield transaction
-        self.commits += 1
-        if self.uncertain:
-            self.uncertain -= 1
-            raise OutageError("postgres")
-
-
 @dataclass
 class Process:
     """What one generator leases and writes down."""
 
     leases: Leases
-    outbox: CountedOutbox
+    outbox: UncertainOutbox
     bus: Recorder
 
     async def lease(self, *jobs: JobCreated) -> list[Attempt | BaseException | None]:
@@ -96,7 +79,7 @@ async def start(database_url: str) -> AsyncIterator[Start]:
         await database.open()
         databases.append(database)
         bus = Recorder()
-        outbox = CountedOutbox(database, bus)
+        outbox = UncertainOutbox(database, bus)
         return Process(Leases(outbox, lambda _: "sandbox", lease_s=lease_s), outbox, bus)
 
     yield process
