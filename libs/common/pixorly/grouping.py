@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from opentelemetry.trace import Span
 
@@ -12,6 +12,10 @@ from pixorly.errors import OutageError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+_REST: Final = 10
+"""A group that took so long is followed by the next one after so many times as long, counted from its beginning."""
+_MOST: Final = 6
+"""The most by which a spacing grows."""
 _Member = tuple[Item, asyncio.Future[Answer], Span]
 
 
@@ -19,8 +23,8 @@ class Grouper(Generic[Item, Answer]):
     """Call `run` with all items that are waiting, one group at a time.
 
     Nothing waits for a group to fill: a call on an idle grouper runs at once, alone. Where calls come one upon another,
-    `spacing_s` keeps their groups apart, so that fewer and larger ones do the work. A caller that is cancelled leaves
-    its item in its group.
+    `spacing_s` keeps their groups apart, so that fewer and larger ones do the work; further apart where a group takes
+    long, since the machine is busy then. A caller that is cancelled leaves its item in its group.
 
     Args:
         run: Takes the items of a group and returns an answer, or an exception, for each, in order. If it raises, the
@@ -29,7 +33,8 @@ class Grouper(Generic[Item, Answer]):
             returns another number of answers, which is a bug, each caller gets a `RuntimeError`.
         max_group: The most items in one group.
         workers: How many groups may be under way at once.
-        spacing_s: How long after the beginning of a group the next one begins at the earliest.
+        spacing_s: How long after the beginning of a group the next one begins at the earliest; ten times as long as
+            the group took where that is more, but not beyond six times this.
         name: What it does, for spans. Each item has a span in its own trace; what the group does is part of the first
             one's, and the others link to that.
     """
@@ -68,7 +73,9 @@ class Grouper(Generic[Item, Answer]):
                 # Another worker may have taken what was there.
                 size = min(len(self._waiting), self._max_group)
                 if group := [self._waiting.popleft() for _ in range(size)]:
+                    began = asyncio.get_running_loop().time()
                     await self._answer(group)
+                    self._rest(began)
         finally:
             # Here and not in a callback, which comes after the callers wake: a next call of theirs would find a worker
             # that is about to end, and wait for ever.
@@ -83,6 +90,11 @@ class Grouper(Generic[Item, Answer]):
         if (wait_s := self._next_at - loop.time()) > 0 and len(self._waiting) < self._max_group:
             await asyncio.sleep(wait_s)
         self._next_at = loop.time() + self._spacing_s
+
+    def _rest(self, began: float) -> None:
+        """Put the next group off if this one took long."""
+        took_s = asyncio.get_running_loop().time() - began
+        self._next_at = max(self._next_at, began + min(_REST * took_s, _MOST * self._spacing_s))
 
     async def _answer(self, group: "list[_Member[Item, Answer]]") -> None:
         try:

@@ -217,20 +217,38 @@ async def test_another_number_of_answers_than_items_is_an_error_to_every_caller_
     assert [type(end) for end in (*ended, *again)] == [RuntimeError] * 6
 
 
+async def _after(seconds: float, grouper: Grouper[int, int], item: int) -> int:
+    await asyncio.sleep(seconds)
+    return await grouper(item)
+
+
 @virtual_time
 async def test_groups_that_are_kept_apart_begin_so_far_from_each_other() -> None:
     till = Till()
-    grouper = Grouper(till.run, spacing_s=5)
+    grouper = Grouper(till.run, spacing_s=12)
 
     async def later(item: int, after_s: float) -> tuple[int, float]:
         await asyncio.sleep(after_s)
         return await grouper(item), now_s()
 
-    # The first runs at once, those of the next five seconds share a group, and one that comes late runs at once again.
-    answers = await asyncio.gather(later(1, 0), later(2, 2), later(3, 4), later(4, 30))
+    # The first runs at once, those of the next twelve seconds share a group, and a late one runs at once again.
+    answers = await asyncio.gather(later(1, 0), later(2, 2), later(3, 11), later(4, 60))
 
-    assert answers == [(10, 1), (20, 6), (30, 6), (40, 31)]
+    assert answers == [(10, 1), (20, 13), (30, 13), (40, 61)]
     assert till.groups == [[1], [2, 3], [4]]
+
+
+@virtual_time
+@pytest.mark.parametrize(("spacing_s", "second_at"), [(4, 10), (1, 6), (0, 1)])
+async def test_groups_that_take_long_are_kept_further_apart_but_not_for_ever(spacing_s: int, second_at: int) -> None:
+    """Each takes a second: the next begins ten seconds after it, or after six times the spacing if that is less."""
+    till = Till()
+    grouper = Grouper(till.run, spacing_s=spacing_s)
+
+    await asyncio.gather(grouper(1), _after(0.5, grouper, 2))
+
+    assert till.groups == [[1], [2]]
+    assert now_s() == pytest.approx(second_at + 1)
 
 
 @virtual_time
