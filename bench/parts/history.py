@@ -1,15 +1,19 @@
 """Create, get and list with a long history, beside the same on an empty system.
 
-Two Pixorlys take turns. One has a hundred thousand settled jobs and three times as many transfers (ten times that in
-the full run), half of them one user's; the other has a few. Jobs asked for meanwhile wait at the provider.
+Two Pixorlys take turns at each request. One has a hundred thousand settled jobs and three times as many transfers (ten
+times that in the full run), half of them one user's; the other has fifty jobs of each user, which fill its pages. The
+same users ask both the same: for any of their jobs, for their newest jobs, for the page of jobs before the one that
+they read, and for one job more, which then waits at the provider.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import asyncpg
 from effort import Effort, progress
@@ -22,9 +26,13 @@ from systems import Pixorly
 from world import World, world
 
 USERS = 20
+PAGE = 20
+OWN = 50
+"""The jobs that each user has in both: half of them to be read, which leaves more than a page before each."""
 MOST = 1.3
 REQUESTS = 150
 """Of each kind in a round."""
+KINDS = {"create": "create", "get": "get", "list": "list", "older": "list of older jobs"}
 FILL_STEP = 50_000
 WAITS = "[[latency:900]]"
 
@@ -42,24 +50,27 @@ class Reader:
     """One of the two, and how long its answers took."""
 
     system: Pixorly
-    job_of: Callable[[], tuple[str, str]]
-    """Some settled job and the key of its user."""
-    took_s: dict[str, list[float]] = field(default_factory=lambda: {"create": [], "get": [], "list": []})
+    connection: Connection
+    job_of: Callable[[int], tuple[str, str]]
+    """The settled job that stands for a number, and the user whose it is."""
+    took_s: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
-    async def round(self, requests: int) -> None:
-        connection = await Connection.open(self.system.url)
-        for _ in range(requests):
-            job_id, key = self.job_of()
-            await self._timed("get", connection, get(f"/v1/generations/{job_id}", key))
-            await self._timed("list", connection, get("/v1/generations?limit=20", key))
-            await self._timed("create", connection, self.system.request(key, f"one more {WAITS}", 64))
-        connection.close()
-
-    async def _timed(self, kind: str, connection: Connection, request: bytes) -> None:
-        began = time.perf_counter()
-        status, answer = await connection.send(request)
+    async def ask(self, kind: str, number: int) -> int:
+        """Ask for what is of this kind, note how long it took, and return how many bytes came."""
+        job_id, user = self.job_of(number)
+        key = self.system.keys[self.system.users.index(user)]
+        path = f"/v1/generations?limit={PAGE}"
+        requests = {
+            "create": lambda: self.system.request(key, f"one more {WAITS}", 64),
+            "get": lambda: get(f"/v1/generations/{job_id}", key),
+            "list": lambda: get(path, key),
+            "older": lambda: get(f"{path}&cursor={urlsafe_b64encode(UUID(job_id).bytes).decode().rstrip('=')}", key),
+        }
+        request, began = requests[kind](), time.perf_counter()
+        status, answer = await self.connection.send(request)
         self.took_s[kind].append(time.perf_counter() - began)
         assert status in {200, 202}, answer
+        return len(answer)
 
 
 async def measure(empty: World, full: World, jobs: int, effort: Effort) -> Found:
@@ -68,33 +79,55 @@ async def measure(empty: World, full: World, jobs: int, effort: Effort) -> Found
     names = ["hot", *(f"user-{number}" for number in range(1, USERS))]
     for system in (small, large):
         await system.open_accounts(names)
-        await system.saturate(100, 64)
+        await system.saturate(OWN * USERS, 64)
     await load(full, large, jobs)
-    readers = [Reader(small, some_job(await own_jobs(empty, small))), Reader(large, some_copy(large, jobs))]
+    await settle_down(empty, full)
+    readers = [await reader(small, some_job(await own_jobs(empty))), await reader(large, some_copy)]
+    chance = random.Random(0)
     for turn in range(effort.rounds + 1):
-        for reader in readers if turn % 2 == 0 else readers[::-1]:
-            await reader.round(20 if effort.quick else REQUESTS)
+        await in_turn(readers, [chance.randint(1, jobs) for _ in range(20 if effort.quick else REQUESTS)])
         if turn == 0:  # whoever is measured first would pay for what is not in memory yet
-            for reader in readers:
-                for each in reader.took_s.values():
-                    each.clear()
+            for each in readers:
+                each.took_s = {kind: [] for kind in KINDS}
         progress(f"round {turn} of {effort.rounds}")
     report(found, jobs, *readers)
     return found
 
 
+async def reader(system: Pixorly, job_of: Callable[[int], tuple[str, str]]) -> Reader:
+    return Reader(system, await Connection.open(system.url), job_of)
+
+
+async def in_turn(readers: Sequence[Reader], numbers: Sequence[int]) -> None:
+    """Ask both the same, one after the other: what the machine does besides befalls both."""
+    for place, number in enumerate(numbers):
+        for kind in ("get", "list", "older", "create"):
+            for each in readers if place % 2 == 0 else readers[::-1]:
+                await each.ask(kind, number)
+
+
+async def settle_down(*worlds: World) -> None:
+    """Let both databases do what they would do by themselves some time after so much was written."""
+    for lent in worlds:
+        for name in ("pixorly_api", "pixorly_generator", "pixorly_ledger"):
+            connection = await asyncpg.connect(lent.database_url(name))
+            await connection.execute("vacuum analyze", timeout=1800)
+            await connection.execute("checkpoint", timeout=900)
+            await connection.close()
+
+
 def report(found: Found, jobs: int, small: Reader, large: Reader) -> None:
-    for kind in ("create", "get", "list"):
+    for kind, words in KINDS.items():
         for share, name in ((0.5, "p50"), (0.99, "p99")):
             ours, theirs = (1000 * percentile(reader.took_s[kind], share) for reader in (large, small))
             aim = MOST if name == "p99" else None
-            found.add(f"{kind} {name} with {jobs:,} jobs", ours, "ms", ("empty", theirs), at_most=aim)
+            found.add(f"{words} {name} with {jobs:,} jobs", ours, "ms", ("empty", theirs), at_most=aim)
     found.details[str(jobs)] = {
         kind: {
             side: {str(share): round(1000 * percentile(reader.took_s[kind], share), 2) for share in (0.5, 0.9, 0.99)}
             for side, reader in (("empty", small), ("full", large))
         }
-        for kind in ("create", "get", "list")
+        for kind in KINDS
     }
 
 
@@ -110,9 +143,8 @@ async def load(lent: World, system: Pixorly, jobs: int) -> None:
     for first in range(1, jobs + 1, FILL_STEP):
         last = min(first + FILL_STEP - 1, jobs)
         await connection.execute(FILL.read_text(), first, last, USERS - 1, timeout=900)
-        progress(f"{3 * last:,} of {3 * jobs:,} transfers")
-    await connection.execute("vacuum analyze", timeout=1800)
-    await connection.execute("checkpoint", timeout=900)
+        if last % (4 * FILL_STEP) == 0 or last == jobs:
+            progress(f"{3 * last:,} of {3 * jobs:,} transfers")
     await connection.close()
 
 
@@ -138,25 +170,25 @@ async def _is_settled(lent: World, job_id: str) -> bool:
     return settled_at is not None
 
 
-async def own_jobs(lent: World, system: Pixorly) -> list[tuple[str, str]]:
+async def own_jobs(lent: World) -> dict[str, list[str]]:
+    """Each user's newest settled jobs."""
     connection = await asyncpg.connect(lent.database_url("pixorly_api"))
-    rows = await connection.fetch("select job_id, user_id from jobs where settled_at is not null")
+    rows = await connection.fetch("select job_id, user_id from jobs where settled_at is not null order by job_id desc")
     await connection.close()
-    keys = dict(zip(system.users, system.keys, strict=True))
-    return [(str(row["job_id"]), keys[row["user_id"]]) for row in rows]
+    jobs: dict[str, list[str]] = {}
+    for row in rows:
+        jobs.setdefault(row["user_id"], []).append(str(row["job_id"]))
+    return {user: ids[: OWN // 2] for user, ids in jobs.items()}
 
 
-def some_job(jobs: list[tuple[str, str]]) -> Callable[[], tuple[str, str]]:
-    chance = random.Random(0)
-    return lambda: chance.choice(jobs)
-
-
-def some_copy(system: Pixorly, jobs: int) -> Callable[[], tuple[str, str]]:
-    """Any of the copies: most are in nobody's memory."""
-    chance, keys = random.Random(0), dict(zip(system.users, system.keys, strict=True))
-
-    def some() -> tuple[str, str]:
-        number = chance.randint(1, jobs)
-        return f"00000000-0000-7000-8000-{number:012x}", keys[owner(number)]
+def some_job(jobs: Mapping[str, Sequence[str]]) -> Callable[[int], tuple[str, str]]:
+    def some(number: int) -> tuple[str, str]:
+        user = owner(number)
+        return jobs[user][number % len(jobs[user])], user
 
     return some
+
+
+def some_copy(number: int) -> tuple[str, str]:
+    """Any of the copies: most are in nobody's memory."""
+    return f"00000000-0000-7000-8000-{number:012x}", owner(number)
