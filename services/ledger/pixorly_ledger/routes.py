@@ -22,7 +22,7 @@ from pixorly_ledger.credits import Credits
 from pixorly_ledger.door import AppWithDoor
 from pixorly_ledger.problems import Unauthorized
 from pixorly_ledger.reports import Reports
-from pixorly_ledger.rows import GrantRequest
+from pixorly_ledger.rows import GrantRequest, ImageState
 from pixorly_ledger.schemas import GrantIn, ReleaseIn, TermsIn, VoidIn
 from pixorly_ledger.statements import NEWEST, Statements
 from pixorly_ledger.storage import Storage
@@ -130,7 +130,7 @@ def _image_routes(storage: Storage) -> APIRouter:
     @router.get("")
     async def images(
         user_id: Annotated[str, Query(min_length=1, max_length=128)],
-        state: Literal["reserved", "stored", "released"] = "stored",
+        state: ImageState = "stored",
         after: UUID = _NO_UUID,
         limit: Limit = 1000,
     ) -> Response:

@@ -12,6 +12,7 @@ Kind = Literal["grant", "purchase", "allowance", "expiry", "charge", "capture", 
 GrantKind = Literal["grant", "purchase", "allowance"]
 ChargeStatus = Literal["open", "settled", "voided"]
 Outcome = Literal["completed", "failed", "canceled"]
+ImageState = Literal["reserved", "stored", "released"]
 
 
 @dataclass(slots=True)

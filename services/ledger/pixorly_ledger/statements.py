@@ -1,7 +1,7 @@
 """What users and bookkeepers read: the statement of an account, the receipt of a job, and what is open."""
 
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 from pixorly.db import Database
@@ -10,6 +10,8 @@ from pixorly_ledger.credits import ChargeNotFound
 
 NEWEST = 2**63 - 1
 """The place on a statement that everything is before."""
+_SKEW: Final = timedelta(hours=1)
+"""More than the clocks of two ledgers are apart: within this, a later transfer may say an earlier time."""
 
 
 class Statements:
@@ -33,8 +35,17 @@ class Statements:
     ) -> tuple[list[dict[str, Any]], int | None]:
         """Return the newest transfers that changed a user's balance, and where to go on, if there are more."""
         async with self._database.connection() as connection:
+            # What is asked for is found by its place: a year may lie between it and the end of the statement.
+            after = await store.last_place_before(connection, user_id, since - _SKEW) if since else None
+            end = await store.last_place_before(connection, user_id, until + _SKEW) if until else None
             rows = await store.find_statement(
-                connection, user_id, before=before, since=since, until=until, limit=limit + 1
+                connection,
+                user_id,
+                after=after,
+                before=before if end is None else min(before, end + 1),
+                since=since,
+                until=until,
+                limit=limit + 1,
             )
         data = [{key: value for key, value in row.items() if key != "seq"} for row in rows[:limit]]
         return data, rows[limit - 1]["seq"] if len(rows) > limit else None

@@ -11,6 +11,7 @@ from pixorly.grouping import Grouper
 from pixorly_ledger import store
 from pixorly_ledger.books import Book, Clock
 from pixorly_ledger.credits import release
+from pixorly_ledger.rows import ImageState
 from pixorly_ledger.usage import Flow
 
 
@@ -77,7 +78,7 @@ class Storage:
                 await book.post(connection)
             return await store.find_known_images(connection, image_ids)
 
-    async def images(self, user_id: str, state: str, after: UUID, limit: int) -> list[dict[str, Any]]:
+    async def images(self, user_id: str, state: ImageState, after: UUID, limit: int) -> list[dict[str, Any]]:
         """Return the storage of a user's images in one state, in the order of their ids."""
         async with self._database.connection() as connection:
             return await store.list_images(connection, user_id, state, after, limit)

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, get_args
 from uuid import UUID
 
 import asyncpg
 
-from pixorly.db import Connection, where
+from pixorly.db import OF_USER, Connection, where
 from pixorly.errors import InsufficientCredits, PixorlyError
 from pixorly_ledger.rows import (
     Account,
@@ -21,6 +21,7 @@ from pixorly_ledger.rows import (
     Closing,
     Draw,
     Grant,
+    ImageState,
     Lot,
     Posting,
     Released,
@@ -509,12 +510,45 @@ async def find_transfers_of_job(connection: Connection, job_id: UUID) -> list[Ro
     return [dict(row) for row in rows]
 
 
+async def last_place_before(connection: Connection, user_id: str, moment: datetime) -> int | None:
+    """Return how many transfers of a statement were made before a moment; None where there is no such account.
+
+    A statement is in the order of time, so that halving it finds the place, in as many steps as the number has digits.
+    """
+    place: int | None = await connection.fetchval(
+        """with recursive halves (low, high) as (
+               select 0::bigint, transfer_count from accounts where user_id = $1
+               union all
+               select case when t.created_at < $2 then middle else low end,
+                      case when t.created_at < $2 then high else middle - 1 end
+               from halves, lateral (select (low + high + 1) / 2 as middle) as half,
+                    lateral (select created_at from transfers
+                             where user_id = $1 and seq = middle and seq is not null) as t
+               where low < high)
+           select low from halves where low = high""",
+        user_id,
+        moment,
+    )
+    return place
+
+
 async def find_statement(
-    connection: Connection, user_id: str, *, before: int, since: datetime | None, until: datetime | None, limit: int
+    connection: Connection,
+    user_id: str,
+    *,
+    after: int | None,
+    before: int,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
 ) -> list[Row]:
-    """Return the transfers that changed a user's balance, newest first, from before the `before`-th."""
+    """Return the transfers that changed a user's balance, newest first, between the `after`-th and the `before`-th."""
     asked, arguments = where(
-        ("user_id = {}", user_id), ("seq < {}", before), ("created_at >= {}", since), ("created_at < {}", until)
+        ("user_id = {}", user_id),
+        ("seq > {}", after),
+        ("seq < {}", before),
+        ("created_at >= {}", since),
+        ("created_at < {}", until),
     )
     rows = await connection.fetch(
         f"""select id, seq, kind, case when to_account = 'available' then amount_credits else -amount_credits end
@@ -574,13 +608,19 @@ async def find_known_images(connection: Connection, image_ids: Collection[UUID])
     return [row["image_id"] for row in rows]
 
 
-async def list_images(connection: Connection, user_id: str, state: str, after: UUID, limit: int) -> list[Row]:
-    """Return the storage of a user's images in the order of their ids."""
+_IN_STATE: Final[Mapping[str, str]] = {state: f"state = '{state}'" for state in get_args(ImageState)}
+
+
+async def list_images(connection: Connection, user_id: str, state: ImageState, after: UUID, limit: int) -> list[Row]:
+    """Return the storage of a user's images in the order of their ids.
+
+    The state stands in the statement itself, so that the index of those that are stored serves who asks for them.
+    """
     rows = await connection.fetch(
-        """select image_id, user_id, job_id, state, bytes from images
-           where user_id = $1 and state = $2 and image_id > $3 order by image_id limit $4""",
+        f"""select image_id, user_id, job_id, state, bytes from images
+            where {OF_USER.format("$1")} and {_IN_STATE[state]} and image_id > $2
+            order by user_id, image_id limit $3""",  # noqa: S608 - constants
         user_id,
-        state,
         after,
         limit,
     )

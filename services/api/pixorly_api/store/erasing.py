@@ -61,7 +61,7 @@ async def end_open_jobs(connection: Connection, user_id: str) -> int:
 async def some_images_of(connection: Connection, user_id: str, limit: int) -> list[UUID]:
     """Return images of a user's that are not deleted."""
     rows = await connection.fetch(
-        "select image_id from images where user_id = $1 and deleted_at is null order by image_id desc limit $2",
+        "select image_id from images where user_id = $1 and deleted_at is null limit $2",
         user_id,
         limit,
     )
@@ -74,7 +74,7 @@ async def some_told_jobs_of(connection: Connection, user_id: str, limit: int) ->
         """select job_id from jobs
            where user_id = $1 and status in ('completed', 'failed', 'canceled', 'abandoned')
              and (prompt <> '' or metadata <> '{}' or body_hash <> '')
-           order by job_id desc limit $2 for update skip locked""",
+           limit $2 for update skip locked""",
         user_id,
         limit,
     )

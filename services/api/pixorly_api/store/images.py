@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from pixorly.db import Connection, where
+from pixorly.db import OF_USER, Connection, where
 from pixorly.events import StoredKeys, Visibility
+from pixorly.ids import first_id
 from pixorly.keys import is_public
 
 _IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, visibility, original_key, thumbnail_keys, bytes,
     thumbnail_bytes, width, height, content_type, sha256, thumbhash, created_at"""
+_SKEW: Final = timedelta(hours=1)
+"""More than two clocks are apart."""
+_LONGEST: Final = timedelta(days=7)
+"""More than lies between the time in an image's id, which is its job's, and `created_at`, when it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +95,24 @@ async def image(connection: Connection, user_id: str, image_id: UUID) -> Image |
 async def list_images(
     connection: Connection, user_id: str, filters: ImageFilters, before: UUID | None, limit: int
 ) -> list[Image]:
-    """Return a user's newest images before the image `before`."""
+    """Return a user's newest images before the image `before`.
+
+    What lies before and after the span of time that is asked for is passed over by its ids.
+    """
     asked, arguments = where(
-        ("user_id = {}", user_id),
+        (OF_USER, user_id),
         ("image_id < {}", before),
         ("job_id = {}", filters.job_id),
         ("model = {}", filters.model),
         ("visibility = {}", filters.visibility),
         ("created_at > {}", filters.created_after),
+        ("image_id >= {}", first_id(filters.created_after - _LONGEST) if filters.created_after else None),
         ("created_at < {}", filters.created_before),
+        ("image_id < {}", first_id(filters.created_before + _SKEW) if filters.created_before else None),
     )
     rows = await connection.fetch(
         f"""select {_IMAGE_COLUMNS} from images where {asked} and deleted_at is null
-            order by image_id desc limit ${len(arguments) + 1}""",  # noqa: S608 - constants
+            order by user_id, image_id desc limit ${len(arguments) + 1}""",  # noqa: S608 - constants
         *arguments,
         limit,
     )

@@ -2,18 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, get_args
 from uuid import UUID
 
 import asyncpg
 
-from pixorly.db import Connection, where
-from pixorly_api.lifecycle import Job, Slot
+from pixorly.db import OF_USER, Connection, where
+from pixorly.ids import first_id
+from pixorly_api.lifecycle import Job, JobStatus, Slot
 from pixorly_api.store.images import Image, images_of
 from pixorly_api.store.jobs import JOB_COLUMNS, job_of, slots_of
 
 _READ_COLUMNS: Final = f"{JOB_COLUMNS}, metadata, version, balance_credits, retry_of"
+_PROMISED: Final = "status not in ('intent', 'abandoned')"
+_STATUS: Final = {None: _PROMISED, **{each: f"{_PROMISED} and status = '{each}'" for each in get_args(JobStatus)}}
+_SKEW: Final = timedelta(hours=1)
+"""More than lies between the time in a job's id, which the api gave it, and `created_at`, which PostgreSQL did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Record:
 class Filters:
     """Which jobs of a user to list; None leaves a thing open."""
 
-    status: str | None = None
+    status: JobStatus | None = None
     model: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
@@ -67,9 +72,9 @@ async def news_of(
     """Return a user's jobs after the id `after` that are open, or were settled since then, newest first."""
     rows = await connection.fetch(
         f"""select {_READ_COLUMNS} from jobs
-            where user_id = $1 and job_id > $2 and status not in ('intent', 'abandoned')
+            where {OF_USER.format("$1")} and job_id > $2 and status not in ('intent', 'abandoned')
               and (settled_at is null or settled_at >= $3)
-            order by job_id desc limit $4""",  # noqa: S608 - constants
+            order by user_id, job_id desc limit $4""",  # noqa: S608 - constants
         user_id,
         after,
         settled_since,
@@ -81,20 +86,25 @@ async def news_of(
 async def list_records(
     connection: Connection, user_id: str, filters: Filters, before: UUID | None, limit: int
 ) -> list[Record]:
-    """Return a user's newest jobs before the job `before`."""
+    """Return a user's newest jobs before the job `before`.
+
+    What lies before and after the span of time that is asked for is passed over by its ids; a status stands in the
+    statement itself, so that an index of those that are open serves those who ask for them.
+    """
     asked, arguments = where(
-        ("user_id = {}", user_id),
+        (OF_USER, user_id),
         ("job_id < {}", before),
-        ("status = {}", filters.status),
         ("model = {}", filters.model),
         ("created_at > {}", filters.created_after),
+        ("job_id >= {}", first_id(filters.created_after - _SKEW) if filters.created_after else None),
         ("created_at < {}", filters.created_before),
+        ("job_id < {}", first_id(filters.created_before + _SKEW) if filters.created_before else None),
         ("position(lower({}) in lower(prompt)) > 0", filters.prompt),
         ("metadata @> {}", dict(filters.metadata) if filters.metadata else None),
     )
     rows = await connection.fetch(
-        f"""select {_READ_COLUMNS} from jobs where {asked} and status not in ('intent', 'abandoned')
-            order by job_id desc limit ${len(arguments) + 1}""",  # noqa: S608 - constants
+        f"""select {_READ_COLUMNS} from jobs where {asked} and {_STATUS[filters.status]}
+            order by user_id, job_id desc limit ${len(arguments) + 1}""",  # noqa: S608 - constants
         *arguments,
         limit,
     )
