@@ -11,7 +11,7 @@ import pytest
 from api_world import ADMIN_KEY, World, open_world
 from starlette.routing import Route
 
-from pixorly.blobs import s3_client
+from pixorly.blobs import S3Blobs, s3_client
 from pixorly.settings import StorageSettings
 from pixorly_api.links import Presigned
 from pixorly_api.routes import account, admin, books, dead, generations, images, openai, quotes, streams
@@ -426,7 +426,9 @@ async def test_openapi_describes_every_operation_and_its_errors(world: World) ->
 async def test_presigned_links_open_what_lies_in_the_bucket(s3_settings: StorageSettings) -> None:
     async with s3_client(s3_settings) as client:
         await client.put_object(Bucket=s3_settings.aws_s3_bucket, Key="users/a@b/1.png", Body=b"bytes")
-        (link,) = await Presigned(client, s3_settings.aws_s3_bucket, ttl_s=60).of(["users/a@b/1.png"])
+        (link,) = await Presigned(S3Blobs(s3_settings), client, s3_settings.aws_s3_bucket, ttl_s=60).of(
+            ["users/a@b/1.png"]
+        )
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(link.url)).content == b"bytes"
         forged = await http.get(link.url.replace("1.png", "2.png"))

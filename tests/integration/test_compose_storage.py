@@ -126,7 +126,7 @@ async def test_a_link_of_the_apis_leads_where_clients_reach_the_store(stores: di
     inside = stores["api"].model_copy(update={"s3_endpoint_url": "http://s3:8333"})
 
     async with s3_client(inside, stores["api"].s3_endpoint_url) as client, httpx.AsyncClient(trust_env=False) as anyone:
-        (link,) = await Presigned(client, inside.aws_s3_bucket).of(["users/c"])
+        (link,) = await Presigned(S3Blobs(stores["api"]), client, inside.aws_s3_bucket).of(["users/c"])
         assert (await anyone.get(link.url)).content == b"bytes"
 
 
@@ -137,7 +137,7 @@ async def test_a_users_key_is_rotated_while_the_store_runs_and_its_links_end_wit
     old, new = identity["credentials"][0], {"accessKey": "pixorly-api-b", "secretKey": "new" * 8}
     before = compose.settings("api")
     async with s3_client(before) as client, httpx.AsyncClient(trust_env=False) as anyone:
-        (link,) = await Presigned(client, before.aws_s3_bucket).of(["users/d"])
+        (link,) = await Presigned(S3Blobs(before), client, before.aws_s3_bucket).of(["users/d"])
 
         compose.give_keys("api", [old, new])
         after = compose.settings("api")

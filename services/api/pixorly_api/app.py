@@ -108,8 +108,10 @@ async def make_links(settings: ApiSettings, stack: AsyncExitStack) -> Links:
     if domain and key and settings.cloudfront_key_pair_id:
         private = CloudFront(domain, settings.cloudfront_key_pair_id, key.get_secret_value(), ttl_s=settings.link_ttl_s)
     else:
-        client = await stack.enter_async_context(s3_client(settings, settings.s3_public_endpoint_url))
-        private = Presigned(client, settings.aws_s3_bucket, ttl_s=settings.link_ttl_s)
+        public = settings.s3_public_endpoint_url or settings.s3_endpoint_url
+        blobs = S3Blobs(settings.model_copy(update={"s3_endpoint_url": public}))
+        client = await stack.enter_async_context(s3_client(settings, public))
+        private = Presigned(blobs, client, settings.aws_s3_bucket, ttl_s=settings.link_ttl_s)
     return Cdn(domain, private) if domain else private
 
 
