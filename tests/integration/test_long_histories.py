@@ -83,6 +83,12 @@ async def test_open_jobs_are_found_without_a_look_at_those_that_are_settled(api:
         assert await rows_read(api, store.list_records(api, "user-7", each, None, PAGE)) == ([], 0)
 
 
+async def test_the_images_of_a_job_are_found_by_the_job(api: Connection) -> None:
+    job_id = first_id(BEGAN + timedelta(minutes=7))
+    (image,), rows = await rows_read(api, store.list_images(api, "user-7", ImageFilters(job_id=job_id), None, PAGE))
+    assert (image.job_id, rows) == (job_id, 1)
+
+
 async def test_what_is_outside_of_a_span_of_time_is_not_read(api: Connection) -> None:
     for after, before in (
         (NOW + timedelta(days=8), None),
