@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +16,7 @@ from waiting import by_way_of, until
 
 from pixorly.settings import AmqpSettings
 from pixorly_api import lifecycle, store
-from pixorly_api.hints import Changed, Hints, read, written
+from pixorly_api.hints import SPACING_S, Changed, Hints, read, written
 from pixorly_api.jobs import Jobs
 
 
@@ -176,6 +177,34 @@ async def test_hints_come_again_after_the_link_was_cut(amqp_url: str) -> None:
         change = Changed(api.some_id(), "ada")
         end.announce([change])
         await until(lambda: change in heard)
+
+
+async def test_changes_that_come_one_upon_another_share_messages(amqp_url: str) -> None:
+    messages: list[int] = []
+    changes = [Changed(api.some_id(), "ada") for _ in range(40)]
+    heard: list[Changed] = []
+
+    def hear(changes: Iterable[Changed]) -> None:
+        before = len(heard)
+        heard.extend(changes)
+        messages.append(len(heard) - before)
+
+    end = Hints(AmqpSettings(amqp_url=SecretStr(amqp_url)))
+    await end.start(hear)
+    try:
+        await until(end.come)
+        began = time.monotonic()
+        for change in changes:
+            end.announce([change])
+            await asyncio.sleep(0.001)
+        await until(lambda: len(heard) == len(changes))
+        took_s = time.monotonic() - began
+    finally:
+        await end.close()
+
+    assert heard == changes
+    # The beats are empty.
+    assert len([size for size in messages if size]) <= took_s / SPACING_S + 1
 
 
 async def test_what_the_rules_announce_can_be_written_down(world: World) -> None:

@@ -22,6 +22,8 @@ from pixorly.topology import LIVE_EXCHANGE
 _log = structlog.get_logger()
 _EXCHANGE: Final = RabbitExchange(LIVE_EXCHANGE, type=ExchangeType.FANOUT, durable=True)
 _MOST: Final = 500
+SPACING_S: Final = 0.03
+"""Where changes come one upon another, those of so long share a message."""
 _BEAT_S: Final = 1.0
 _SILENT_S: Final = 3.0
 _AGAIN_S: Final = 1.0
@@ -108,6 +110,7 @@ class Hints:
             for change in changes:
                 del self._pending[change]
             await self._publish(changes)
+            await asyncio.sleep(SPACING_S)
 
     async def _publish(self, changes: Sequence[Changed]) -> bool:
         """Send one message, and return whether RabbitMQ took it."""

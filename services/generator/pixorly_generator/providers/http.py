@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, Final
 
+import httpcore
 import httpx
 import orjson
 
@@ -31,9 +32,14 @@ _STREAMS: Final = 100
 """How many calls share a connection: what servers of HTTP/2 commonly allow. httpcore would queue all others on it."""
 _INLINE_BYTES: Final = 65_536
 _LARGE_BYTES: Final = 4_000_000
+_READ_BYTES: Final = 1 << 18
+"""What the event loop reads at once. httpcore hands it on in pieces of a quarter, and each costs as much as a whole."""
 _TIMEOUTS: Final = frozenset({408, 504, 524})
 _TOO_MANY: Final = 429
 _NOT_FOUND: Final = 404
+
+httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = _READ_BYTES
+httpcore.AsyncHTTP2Connection.READ_NUM_BYTES = _READ_BYTES
 
 
 @dataclass(frozen=True, slots=True)
