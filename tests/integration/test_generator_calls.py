@@ -28,6 +28,7 @@ from pixorly.events import Event, ImageFailed, ImageGenerated, ImageParams, JobC
 from pixorly.ids import new_id
 from pixorly.outbox import Bus, Outbox
 from pixorly_generator.calls import Calls
+from pixorly_generator.intake import Intake
 from pixorly_generator.pauses import Pauses
 from pixorly_generator.providers import GeneratedImage, ImageProvider, ProviderAnswer, ProviderRequest
 from pixorly_generator.upstream import Upstream
@@ -114,7 +115,7 @@ async def make(database_url: str) -> AsyncIterator[Make]:
         provider = provider or Provider()
         outbox = Outbox(database, bus)
         upstream = Upstream({"sandbox": provider}, catalogue.load(), Pauses(database))
-        calls = Calls(outbox, blobs, upstream, lease_s=lease_s, ladder_s=(1, 1, 1))
+        calls = Calls(outbox, blobs, upstream, Intake(512), lease_s=lease_s, ladder_s=(1, 1, 1))
         return Generator(calls, provider, bus, blobs, database_url)
 
     yield generator
@@ -288,9 +289,8 @@ async def test_a_result_whose_commit_was_not_confirmed_is_not_late(make: Make, d
     database = Database(database_url, max_size=2)
     await database.open()
     outbox = UncertainOutbox(database, generator.bus)
-    calls = Calls(
-        outbox, generator.blobs, Upstream({"sandbox": generator.provider}, catalogue.load(), Pauses(database))
-    )
+    upstream = Upstream({"sandbox": generator.provider}, catalogue.load(), Pauses(database))
+    calls = Calls(outbox, generator.blobs, upstream, Intake(512))
     making = asyncio.create_task(calls.make_all(job()))
     while not generator.provider.requests:
         await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import structlog
-from aio_pika.exceptions import AMQPError
+from aio_pika.exceptions import AMQPError, ChannelClosed
 from faststream import AckPolicy
 from faststream.exceptions import NackMessage
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitMessage, RabbitQueue
@@ -41,6 +41,7 @@ _HAND_BACK_AFTER_S: Final = 600.0
 _REASSERT_S: Final = 30.0
 _START_AGAIN_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 5.0
+_LOOK_TIMEOUT_S: Final = 5.0
 _LINK_TRIES: Final = 3
 """How often declaring may fail before the connection is made anew."""
 
@@ -306,17 +307,17 @@ class Worker:
         Raises:
             NackMessage: The process is to stop, or has held the message for long.
         """
-        backoff, waited_s = _Backoff(), 0.0
+        backoff, hand_back_at = _Backoff(), 0.0
         while True:
             try:
                 return await action()
             except OutageError as error:
                 delay_s = backoff.next_s(error.retry_after_s)
-                waited_s += delay_s
                 if backoff.tries == 1:
+                    hand_back_at = asyncio.get_running_loop().time() + _HAND_BACK_AFTER_S
                     _log.warning("waiting", queue=self.subscription.queue.name, part=error.part, reason=error.message)
                 part = error.part
-            if waited_s > _HAND_BACK_AFTER_S or await self._stops_within(delay_s, part):
+            if asyncio.get_running_loop().time() + delay_s > hand_back_at or await self._stops_within(delay_s, part):
                 raise NackMessage(requeue=True)
 
     async def _stops_within(self, delay_s: float, part: str) -> bool:
@@ -490,6 +491,25 @@ class Consumer:
             decoder=as_it_came,
             no_reply=True,
         )(consume)
+
+    async def waiting_in(self, queue: WorkQueue) -> int:
+        """Return how many messages wait in a queue, another service's perhaps; 0 if it is not there or not to be seen.
+
+        Raises:
+            OutageError: RabbitMQ is away.
+        """
+        if self._broker is None:
+            raise OutageError("rabbitmq", "rabbitmq is not connected.")
+        with translated():
+            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+                channel = await (await self._broker.connect()).channel()
+                try:
+                    found = await channel.declare_queue(queue.name, passive=True)
+                except ChannelClosed:
+                    return 0
+                finally:
+                    await channel.close()
+        return found.declaration_result.message_count or 0
 
     async def stop(self, grace_s: float) -> None:
         """Take no more, finish what is in hand within `grace_s` seconds, and hand back the rest."""

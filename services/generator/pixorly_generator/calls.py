@@ -35,6 +35,7 @@ from pixorly.failpoints import failpoint
 from pixorly.outbox import Outbox
 from pixorly.topology import LADDER_S
 from pixorly_generator import store
+from pixorly_generator.intake import Intake
 from pixorly_generator.leases import Leases
 from pixorly_generator.providers import ProviderAnswer
 from pixorly_generator.results import results
@@ -70,6 +71,7 @@ class Calls:
         outbox: The generator's database.
         blobs: Where images are staged.
         upstream: Asks providers.
+        intake: Says when a call may begin.
         lease_s: How long a lease holds.
         ladder_s: The delays of the retries.
     """
@@ -79,6 +81,7 @@ class Calls:
         outbox: Outbox,
         blobs: Blobs,
         upstream: Upstream,
+        intake: Intake,
         *,
         lease_s: float = 20,
         ladder_s: Sequence[int] = LADDER_S,
@@ -86,36 +89,44 @@ class Calls:
         self._leases = Leases(outbox, upstream.provider_of, lease_s=lease_s, ladder_s=ladder_s)
         self._blobs = blobs
         self._upstream = upstream
+        self._intake = intake
         self._renew_every_s = lease_s * _RENEWAL
         self._running: dict[tuple[UUID, int], asyncio.Task[None]] = {}
 
-    async def make_all(self, event: JobCreated) -> None:
+    async def make_all(self, event: JobCreated, *, again: bool = False) -> None:
         """See to it that every call of the job is made and recorded.
+
+        Args:
+            event: The job.
+            again: Whether it was tried before.
 
         Raises:
             TransientError: A call failed and is worth another try.
             Held: Another process is at a call.
             OutageError: A part is away.
         """
-        done = await asyncio.gather(*(self._make(event, call) for call in event.calls), return_exceptions=True)
+        done = await asyncio.gather(
+            *(self._make(event, call, again=again) for call in event.calls), return_exceptions=True
+        )
         errors = [error for error in done if isinstance(error, BaseException)]
         for kind in (TransientError, OutageError, Held, BaseException):
             for error in errors:
                 if isinstance(error, kind):
                     raise error
 
-    async def _make(self, event: JobCreated, call: PlannedCall) -> None:
+    async def _make(self, event: JobCreated, call: PlannedCall, *, again: bool) -> None:
         key = event.job_id, call.call_no
         # The task goes on if we are cancelled; a message that is delivered again joins it here.
-        await asyncio.shield(self._running.get(key) or self._start(event, call))
+        await asyncio.shield(self._running.get(key) or self._start(event, call, again=again))
 
-    def _start(self, event: JobCreated, call: PlannedCall) -> asyncio.Task[None]:
+    def _start(self, event: JobCreated, call: PlannedCall, *, again: bool) -> asyncio.Task[None]:
         key = event.job_id, call.call_no
-        task = self._running[key] = asyncio.create_task(self._lease_and_run(event, call))
+        task = self._running[key] = asyncio.create_task(self._lease_and_run(event, call, again=again))
         task.add_done_callback(lambda done: self._forget(key, done))
         return task
 
-    async def _lease_and_run(self, event: JobCreated, call: PlannedCall) -> None:
+    async def _lease_and_run(self, event: JobCreated, call: PlannedCall, *, again: bool) -> None:
+        await self._intake.turn(len(call.indexes), again=again)
         attempt = await self._leases.lease(event, call)
         if attempt is not None:
             await self._run(attempt)
@@ -142,9 +153,10 @@ class Calls:
             await self._insist(partial(self._record_failure, attempt, error))
             return
         failpoint("call.answered")
-        brought = await self._stage(attempt, answer, model)
-        failpoint("call.staged")
-        await self._insist(partial(self._record, attempt, brought))
+        with self._intake.in_hand(len(answer.images)):
+            brought = await self._stage(attempt, answer, model)
+            failpoint("call.staged")
+            await self._insist(partial(self._record, attempt, brought))
         failpoint("call.recorded")
 
     async def _stage(self, attempt: Attempt, answer: ProviderAnswer, model: str) -> _Brought:

@@ -5,9 +5,9 @@ from pixorly.events import JobCreated, JobSettled
 from pixorly_generator.calls import Calls
 
 
-async def generate_image(calls: Calls, event: JobCreated, _: Delivery) -> None:
+async def generate_image(calls: Calls, event: JobCreated, delivery: Delivery) -> None:
     """Make the job's provider calls; what they brought goes out through the outbox."""
-    await calls.make_all(event)
+    await calls.make_all(event, again=delivery.attempt > 1)
 
 
 async def give_up(calls: Calls, event: JobCreated, failure: Fail) -> None:

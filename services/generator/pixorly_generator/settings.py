@@ -16,6 +16,9 @@ class GeneratorSettings(ProcessSettings, AmqpSettings, StorageSettings, OfferSet
     generator_concurrency: int = Field(default=1280, ge=1)
     """How many messages a process works on at once, and so how many jobs: a repeated one takes a place, too. It also
     sizes the pool of provider connections."""
+    generator_images_to_store: int = Field(default=512, ge=1)
+    """While so many images wait for an uploader, no new call is begun; those under way go on. Best more than all
+    uploaders together store while a model thinks."""
     shutdown_grace_s: float = Field(default=60, ge=0)
     """Longer than elsewhere: a call that is cut off here is paid for and must be made again."""
     lease_s: float = Field(default=20, gt=1)

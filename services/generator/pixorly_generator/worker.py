@@ -18,6 +18,7 @@ from pixorly.tokens import Tokens
 from pixorly.topology import queue_named
 from pixorly_generator import account, handlers
 from pixorly_generator.calls import Calls
+from pixorly_generator.intake import Intake
 from pixorly_generator.pauses import Pauses
 from pixorly_generator.providers import ImageProvider
 from pixorly_generator.providers.breaker import Gates
@@ -68,12 +69,14 @@ def build(settings: GeneratorSettings) -> FastAPI:
     outbox = Outbox(database, publisher)
     blobs = S3Blobs(settings)
     providers = make_providers(settings)
+    intake = Intake(settings.generator_images_to_store)
     calls = Calls(
         outbox,
         blobs,
         Upstream(
             providers, catalogue.load(settings.models_file), Pauses(database), timeout_s=settings.provider_timeout_s
         ),
+        intake,
         lease_s=settings.lease_s,
         ladder_s=settings.retry_delays_s,
     )
@@ -90,12 +93,14 @@ def build(settings: GeneratorSettings) -> FastAPI:
             await publisher.start()
             stack.push_async_callback(publisher.close)
             accounts = [provider for provider in providers.values() if isinstance(provider, OpenRouter)]
-            loops = outbox.relay(), calls.renew(), account.keep_asking(accounts)
+            looking = intake.keep_looking(partial(consumer.waiting_in, queue_named("uploader.store_image")))
+            loops = outbox.relay(), calls.renew(), account.keep_asking(accounts), looking
             await stack.enter_async_context(service.background(*loops))
             stack.push_async_callback(outbox.drain)
             stack.push_async_callback(calls.drain, settings.shutdown_grace_s)
             await consumer.start()
             stack.push_async_callback(consumer.stop, settings.shutdown_grace_s)
+            stack.push_async_callback(intake.close)
             yield
 
     app = FastAPI(title="Pixorly generator", lifespan=lifespan, openapi_url=None)
