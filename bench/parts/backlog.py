@@ -1,8 +1,9 @@
 """Throughput with many jobs queued, beside the same with a hundred.
 
-Two Pixorlys take turns: while one works the other's generator is halted. Both are fed by clients who ask for one more
-whenever one is done, so that as many stay queued. The jobs that lie in the queue from the start are copies of one that
-was asked for: their rows and their messages.
+Two Pixorlys take turns: while one works all services of the other are halted, so that each goes on from where it was,
+with as much in every queue. Both are fed by clients who ask for one more whenever one is done, so that as many stay
+queued. The jobs that lie in the queue from the start are copies of one that was asked for: their rows and their
+messages.
 """
 
 import asyncio
@@ -19,15 +20,18 @@ from figures import Found, percentile, ratio_of_rounds
 from filling import Template, clone, heard, publish_copies
 from http_load import Connection
 from systems import CLIENTS, Pixorly
-from world import BenchError, World, world
+from world import SERVICES, BenchError, World, world
 
 FEW = 100
 LEAST = 0.9
-WARM_S = 1.5
+WARM_S = 2
 """Until calls are under way again after the halt."""
-FEWEST = 20
-FIRST_S = 90
-"""The longest for the first images to come through behind a long queue."""
+LONGER = 3
+"""A turn is so many times as long as elsewhere: what is made in it must also be stored and settled in it."""
+FIRST = 2
+"""And the first one, which does not count, so many times as long as the others: until every queue is as full as it
+gets."""
+OPEN = "select count(*) from jobs where status in ('pending', 'processing', 'uploading')"
 DEADLINE_S = 6 * 3600
 """What is queued must not end before it is its turn."""
 
@@ -35,8 +39,13 @@ DEADLINE_S = 6 * 3600
 def run(effort: Effort) -> Found:
     found = Found()
     for queued in (1000,) if effort.quick else (10_000, 100_000) if effort.full else (10_000,):
-        # Where a generator is halted its heartbeats are missing.
-        told = {"PIXORLY_AMQP_HEARTBEAT_S": "600", "PIXORLY_JOB_DEADLINE_S": str(DEADLINE_S)}
+        # While a side is halted it sends no heartbeats, renews no leases and hears no confirms.
+        told = {
+            "PIXORLY_AMQP_HEARTBEAT_S": "600",
+            "PIXORLY_LEASE_S": "120",
+            "PIXORLY_PUBLISH_TIMEOUT_S": "60",
+            "PIXORLY_JOB_DEADLINE_S": str(DEADLINE_S),
+        }
         with ExitStack() as ends:
             few, many = (ends.enter_context(world(**told)) for _ in range(2))
             asyncio.run(measure(few, many, queued, effort, found))
@@ -50,7 +59,6 @@ class Side:
     world: World
     system: Pixorly
     queued: int
-    done: int = 0
     open: int = 0
     """Jobs that were not settled at the last look, and those that were asked for since."""
     asking: int = 0
@@ -58,48 +66,48 @@ class Side:
     took_s: list[float] = field(default_factory=list)
     """How long the api took for each request."""
 
-    @property
-    def generator(self) -> psutil.Process:
-        return psutil.Process(self.world.pids["generator"])
+    def halt(self) -> None:
+        for process in self._services():
+            process.suspend()
 
-    async def count(self) -> int:
-        """Look at the jobs, and return how many are settled."""
-        connection = await asyncpg.connect(self.world.database_url("pixorly_api"))
-        settled = "count(*) filter (where settled_at is not null)"
-        self.done, unsettled = await connection.fetchrow(f"select {settled}, count(*) - {settled} from jobs")  # noqa: S608 - our own words
-        await connection.close()
-        self.open = unsettled + self.asking
-        return self.done
+    def resume(self) -> None:
+        for process in self._services():
+            process.resume()
 
-    async def turn(self, seconds: float, longest_s: float = 12) -> None:
-        """Let it work, and note how many jobs a second were done.
+    def _services(self) -> list[psutil.Process]:
+        return [psutil.Process(self.world.pids[name]) for name in SERVICES]
 
-        Longer where hardly anything is done, but not so long that the leases of the other's calls run out.
-        """
-        self.generator.resume()
+    async def turn(self, seconds: float) -> None:
+        """Let it work, and note how many jobs a second were done."""
+        self.resume()
         feeders = [asyncio.create_task(self._feed()) for _ in range(CLIENTS)]
         watch = asyncio.create_task(self._watch())
         await asyncio.sleep(WARM_S)
-        self.per_s.append(await self._rate(seconds, longest_s))
-        self.generator.suspend()
+        before, began = await self._settled(), time.monotonic()
+        await asyncio.sleep(seconds)
+        done, took_s = await self._settled() - before, time.monotonic() - began
+        self.per_s.append(done / took_s)
+        self.halt()
         for task in [watch, *feeders]:
             task.cancel()
         for result in await asyncio.gather(watch, *feeders, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
 
-    async def _rate(self, seconds: float, longest_s: float) -> float:
-        before, began, done = await self.count(), time.monotonic(), 0
-        while (spent := time.monotonic() - began) < seconds or (done < FEWEST and spent < longest_s):
-            await asyncio.sleep(0.1)
-            done = self.done - before
-        done = await self.count() - before
-        return done / (time.monotonic() - began)
+    async def _settled(self) -> int:
+        return int(await self._ask("select count(*) from jobs where settled_at is not null"))
+
+    async def _ask(self, query: str) -> object:
+        connection = await asyncpg.connect(self.world.database_url("pixorly_api"))
+        try:
+            return await connection.fetchval(query)
+        finally:
+            await connection.close()
 
     async def _watch(self) -> None:
         """Look every second: a look at a hundred thousand rows costs something, too."""
         while True:
-            await self.count()
+            self.open = int(await self._ask(OPEN)) + self.asking
             await asyncio.sleep(1)
 
     async def _feed(self) -> None:
@@ -128,7 +136,7 @@ async def measure(few: World, many: World, queued: int, effort: Effort, found: F
     finally:
         # Who is halted does not hear that it is to end.
         for side in sides:
-            side.generator.resume()
+            side.resume()
     small, large = sides
     if not min(small.per_s):
         raise BenchError("this machine is too busy: in one round nothing was done")
@@ -148,15 +156,16 @@ async def measure(few: World, many: World, queued: int, effort: Effort, found: F
 
 
 async def in_turn(sides: list[Side], effort: Effort) -> None:
+    seconds = effort.seconds * LONGER
     for side in sides:
-        side.generator.suspend()
-    for side in sides:  # until images come through as fast as they do later
-        await side.turn(effort.seconds, FIRST_S)
+        side.halt()
+    for side in sides:
+        await side.turn(seconds * FIRST)
         progress(f"{side.queued:,} queued, before it counts: {side.per_s.pop():.1f} jobs/s")
         side.took_s.clear()
     for turn in range(effort.rounds):
         for side in sides if turn % 2 == 0 else sides[::-1]:
-            await side.turn(effort.seconds)
+            await side.turn(seconds)
         reached = ", ".join(f"{side.queued:,} queued: {side.per_s[-1]:.1f} jobs/s" for side in sides)
         progress(f"round {turn + 1} of {effort.rounds}, {reached}")
 
@@ -170,7 +179,8 @@ async def opened(lent: World, queued: int) -> Side:
 
 async def load(side: Side, count: int) -> None:
     """Queue copies of a job while the generator is halted."""
-    side.generator.suspend()
+    generator = psutil.Process(side.world.pids["generator"])
+    generator.suspend()
     try:
         async with heard(side.world, "job.created") as message:
             template = await asked(side)
@@ -181,7 +191,7 @@ async def load(side: Side, count: int) -> None:
         await reserve(ledger)
         await publish_copies(side.world, copied, template, count)
     finally:
-        side.generator.resume()
+        generator.resume()
 
 
 async def asked(side: Side) -> Template:
