@@ -113,6 +113,29 @@ async def test_each_nudge_comes_after_twice_as_long(world: World) -> None:
     assert waits == [240, 480, 960, 1920]
 
 
+async def test_while_many_that_were_said_again_have_not_begun_no_others_are_said_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixorly_api.sweeper._SAID_AGAIN", 2)
+    for _ in range(2):
+        await world.created(1)
+    await silent(world, 121)
+    assert await world.sweeper.nudge() == 2
+    await world.published()
+    behind, under_way = await world.created(1), await world.created(1)
+    await world.jobs.follow(api.started(under_way))
+    await silent(world, 300)
+    await world.published()
+
+    # What was said again is said a third time, and what has begun is no part of the queue.
+    assert await world.sweeper.nudge() == 3
+    assert behind.job_id not in {event.job_id for event in await world.published()}
+    assert await world.sweeper.nudge() == 0
+    await world.sql("update jobs set status = 'processing' where nudges > 0 and job_id <> $1", behind.job_id)
+    assert await world.sweeper.nudge() == 1
+    assert [event.job_id for event in await world.published()] == [behind.job_id]
+
+
 async def test_news_puts_the_nudge_off(world: World) -> None:
     job = await world.created(1)
     await silent(world, 121)

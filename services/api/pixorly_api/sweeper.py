@@ -24,6 +24,7 @@ from pixorly_api.ledger import Ledger, moment
 
 _log = structlog.get_logger()
 _BATCH: Final = 100
+_SAID_AGAIN: Final = 500
 _ABANDONED_TTL_S: Final = 7 * 86_400.0
 _MONTHS_EVERY_S: Final = 3600.0
 
@@ -108,11 +109,17 @@ class Sweeper:
         return len(found)
 
     async def nudge(self) -> int:
-        """Say again what the open slots of a job without news wait for, after 2, 4, 8 … minutes."""
+        """Say again what the open slots of a job without news wait for, after 2, 4, 8 … minutes.
+
+        Jobs in a long queue have no news either, and all that is said again stands behind them. So while some hundreds
+        that were said again have not begun, it is the queue that is long, and others are left to wait for their turn:
+        had their messages been lost, those said again would begin at once.
+        """
         async with self._outbox.transaction() as transaction:
             connection = transaction.connection
             await store.postpone_nudges(connection, self._pace.nudge_after_s)
-            found = await store.quiet(connection, self._pace.nudge_after_s, _BATCH)
+            more = not await store.has_said_again(connection, _SAID_AGAIN)
+            found = await store.quiet(connection, self._pace.nudge_after_s, _BATCH, more_pending=more)
             for job in (await store.lock_jobs(connection, found)).values():
                 transaction.append(*lifecycle.awaited(job), trace_context=telemetry.there(job.place))
         for job_id in found:

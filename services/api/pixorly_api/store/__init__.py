@@ -105,6 +105,7 @@ from pixorly_api.store.reading import (
 )
 from pixorly_api.store.sweeping import (
     abandon_intents,
+    has_said_again,
     keep_partitions,
     measure,
     note_voided,
@@ -159,6 +160,7 @@ __all__ = [
     "find_move",
     "finish_move",
     "forget_intent",
+    "has_said_again",
     "image",
     "images_of",
     "insert_api_key",

@@ -71,19 +71,33 @@ async def postpone_nudges(connection: Connection, after_s: float) -> None:
     )
 
 
-async def quiet(connection: Connection, after_s: float, limit: int) -> list[UUID]:
-    """Return open jobs without news for long, and say when to look at them again: each time after twice as long."""
+async def has_said_again(connection: Connection, jobs: int) -> bool:
+    """Tell whether so many jobs were said again that have not begun since."""
+    found: int = await connection.fetchval("select count(*) from jobs where status = 'pending' and nudges > 0")
+    return found >= jobs
+
+
+async def quiet(connection: Connection, after_s: float, limit: int, *, more_pending: bool = True) -> list[UUID]:
+    """Return open jobs without news for long, and say when to look at them again: each time after twice as long.
+
+    Args:
+        connection: Where to.
+        after_s: How long is long.
+        limit: The most to return.
+        more_pending: Whether jobs that have not begun are among them for the first time.
+    """
     rows = await connection.fetch(
         """update jobs set nudges = nudges + 1,
                   nudge_at = now() + make_interval(secs => $1 * power(2, least(nudges + 1, 10)))
            where job_id in (
                select job_id from jobs
                where status in ('pending', 'processing', 'uploading') and nudge_at <= now()
-                 and news_at <= now() - make_interval(secs => $1)
+                 and news_at <= now() - make_interval(secs => $1) and (status <> 'pending' or nudges > 0 or $3)
                order by nudge_at limit $2 for update skip locked)
            returning job_id""",
         after_s,
         limit,
+        more_pending,
     )
     return [row["job_id"] for row in rows]
 
