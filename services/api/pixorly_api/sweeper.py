@@ -24,6 +24,8 @@ from pixorly_api.ledger import Ledger, moment
 
 _log = structlog.get_logger()
 _BATCH: Final = 100
+_CHARGES: Final = 1000
+"""Where a hundred thousand jobs are queued as many charges are open, and are gone through each minute."""
 _SAID_AGAIN: Final = 500
 _ABANDONED_TTL_S: Final = 7 * 86_400.0
 _MONTHS_EVERY_S: Final = 3600.0
@@ -169,7 +171,7 @@ class Sweeper:
         before = moment(self._clock() - timedelta(seconds=self._pace.charge_overdue_s))
         while True:
             page = await self._ledger.get(
-                "/internal/charges", {"status": "open", "created_before": before, "after": after, "limit": _BATCH}
+                "/internal/charges", {"status": "open", "created_before": before, "after": after, "limit": _CHARGES}
             )
             users = {UUID(row["job_id"]): row["user_id"] for row in page["data"]}
             closed += await self._close_charges(users)
