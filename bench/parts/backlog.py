@@ -45,6 +45,10 @@ def run(effort: Effort) -> Found:
             "PIXORLY_LEASE_S": "120",
             "PIXORLY_PUBLISH_TIMEOUT_S": "60",
             "PIXORLY_JOB_DEADLINE_S": str(DEADLINE_S),
+            # It is halted for half of the time, in which these go on: as they are they would come twice as often.
+            "PIXORLY_RECONCILE_INTERVAL_S": "60",
+            "PIXORLY_AUDIT_INTERVAL_S": "120",
+            "PIXORLY_NUDGE_AFTER_S": "240",
         }
         with ExitStack() as ends:
             few, many = (ends.enter_context(world(**told)) for _ in range(2))
