@@ -225,23 +225,23 @@ async def _after(seconds: float, grouper: Grouper[int, int], item: int) -> int:
 @virtual_time
 async def test_groups_that_are_kept_apart_begin_so_far_from_each_other() -> None:
     till = Till()
-    grouper = Grouper(till.run, spacing_s=12)
+    grouper = Grouper(till.run, spacing_s=30)
 
     async def later(item: int, after_s: float) -> tuple[int, float]:
         await asyncio.sleep(after_s)
         return await grouper(item), now_s()
 
-    # The first runs at once, those of the next twelve seconds share a group, and a late one runs at once again.
-    answers = await asyncio.gather(later(1, 0), later(2, 2), later(3, 11), later(4, 60))
+    # The first runs at once, those of the next half minute share a group, and a late one runs at once again.
+    answers = await asyncio.gather(later(1, 0), later(2, 2), later(3, 11), later(4, 90))
 
-    assert answers == [(10, 1), (20, 13), (30, 13), (40, 61)]
+    assert answers == [(10, 1), (20, 31), (30, 31), (40, 91)]
     assert till.groups == [[1], [2, 3], [4]]
 
 
 @virtual_time
-@pytest.mark.parametrize(("spacing_s", "second_at"), [(4, 10), (1, 6), (0, 1)])
+@pytest.mark.parametrize(("spacing_s", "second_at"), [(4, 20), (1, 6), (0, 1)])
 async def test_groups_that_take_long_are_kept_further_apart_but_not_for_ever(spacing_s: int, second_at: int) -> None:
-    """Each takes a second: the next begins ten seconds after it, or after six times the spacing if that is less."""
+    """Each takes a second: the next begins twenty seconds after it, or after six times the spacing if that is less."""
     till = Till()
     grouper = Grouper(till.run, spacing_s=spacing_s)
 
