@@ -49,7 +49,7 @@ BORDERS: Final = {
     ),
     "aiormq": (),
     "faststream": ("pixorly/broker.py", "pixorly/delivery.py", "pixorly_api/hints.py"),
-    "httpcore": ("pixorly_generator/providers/fetch.py",),
+    "httpcore": ("pixorly_generator/providers/fetch.py", "pixorly_generator/providers/http.py"),
     "httpx": (
         "pixorly/http.py",
         "*/ledger.py",
