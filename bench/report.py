@@ -22,9 +22,9 @@ WHY = {
         five calls instead of three another, and at 1024 px the store alone makes up half of the difference to
         Dramatiq. What would meet the target is fewer hops for a job on which nothing goes wrong: a generator that
         checks the image and makes the thumbnails of what it has in memory, and puts them under their final names, so
-        that one event, one read and one put fall away. What costs more
-        behind a long queue is what looks at all open jobs: the counts for the gauges, the sweeps every half minute, and
-        the comparison of open charges every minute.""",
+        that one event, one read and one put fall away; but then a generator could write where only the uploader may
+        now. Behind a long queue it is what looks at all open jobs that costs more: the counts for the gauges, the
+        sweeps every half minute, and the comparison of open charges every minute.""",
     "processor": """
         An image is put, read and put again, since it is staged before its call is recorded as done. A put of 1.5 MB
         takes 13 ms of the object store's processor time, half of it for MD5 sums, and a copy on the store's side
