@@ -27,6 +27,7 @@ _BATCH: Final = 100
 _CHARGES: Final = 1000
 """Where a hundred thousand jobs are queued as many charges are open, and are gone through each minute."""
 _SAID_AGAIN: Final = 500
+"""So many jobs, or a tenth of those that have not begun if that is more, show whether it is the queue that is long."""
 _ABANDONED_TTL_S: Final = 7 * 86_400.0
 _MONTHS_EVERY_S: Final = 3600.0
 

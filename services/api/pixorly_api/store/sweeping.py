@@ -72,9 +72,12 @@ async def postpone_nudges(connection: Connection, after_s: float) -> None:
 
 
 async def has_said_again(connection: Connection, jobs: int) -> bool:
-    """Tell whether so many jobs were said again that have not begun since."""
-    found: int = await connection.fetchval("select count(*) from jobs where status = 'pending' and nudges > 0")
-    return found >= jobs
+    """Tell whether so many jobs, and a tenth of those that have not begun, were said again and have not begun since."""
+    found: bool = await connection.fetchval(
+        "select count(*) filter (where nudges > 0) >= greatest($1, count(*) / 10) from jobs where status = 'pending'",
+        jobs,
+    )
+    return found
 
 
 async def quiet(connection: Connection, after_s: float, limit: int, *, more_pending: bool = True) -> list[UUID]:
