@@ -128,6 +128,14 @@ JOURNEY: Final = Dashboard(
             Panel("Making thumbnails", quantiles("pixorly_image_develop_seconds"), "s"),
             Panel("Calls to the object store, 95th percentile", p95("pixorly_object_seconds", "operation"), "s"),
             Panel("Bytes to and from it", rate("pixorly_object_bytes_total", "operation"), "Bps"),
+            Panel(
+                "Images that wait to be stored, and calls that wait for them",
+                {
+                    "images": "max(pixorly_generator_images_to_store)",
+                    "calls": "sum(pixorly_generator_calls_held_back)",
+                },
+                about="While many images wait, no new call is begun.",
+            ),
         ],
     },
 )
