@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 _REST: Final = 20
 """A group that took so long is followed by the next one after so many times as long, counted from its beginning."""
-_MOST: Final = 6
+_MOST: Final = 3
 """The most by which a spacing grows."""
 _Member = tuple[Item, asyncio.Future[Answer], Span]
 
@@ -34,7 +34,7 @@ class Grouper(Generic[Item, Answer]):
         max_group: The most items in one group.
         workers: How many groups may be under way at once.
         spacing_s: How long after the beginning of a group the next one begins at the earliest; twenty times as long
-            as the group took where that is more, but not beyond six times this.
+            as the group took where that is more, but not beyond three times this.
         name: What it does, for spans. Each item has a span in its own trace; what the group does is part of the first
             one's, and the others link to that.
     """

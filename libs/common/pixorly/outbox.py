@@ -28,7 +28,7 @@ _AGAIN_AFTER_S: Final = 2.0
 _ONE_BY_ONE_S: Final = 5.0
 _CHANNEL_REOPENS_S: Final = 0.1
 _FORGET_S: Final = 0.15
-"""How often what is published is deleted, or up to six times as seldom: before the relay would publish it again."""
+"""How often what is published is deleted, or up to three times as seldom: before the relay would publish it again."""
 
 PUBLISHED = metrics.counter("pixorly_outbox_published", "Events published from the outbox.", "type", "path")
 LAG = metrics.gauge("pixorly_outbox_lag_seconds", "Age of the oldest event that is not published.")

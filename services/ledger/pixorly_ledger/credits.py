@@ -36,8 +36,8 @@ SETTLEMENTS = metrics.counter("pixorly_settlements", "Settlements by what they m
 
 _ABANDONED: Final = "abandoned"
 _SETTLE_S: Final = 0.03
-"""Where settlements come one upon another, they are booked so often, or up to six times as seldom: whoever is told that
-a job has ended looks at the balance next."""
+"""Where settlements come one upon another, they are booked so often, or up to three times as seldom: whoever is told
+that a job has ended looks at the balance next."""
 
 
 class AccountNotFound(UserError):
