@@ -17,14 +17,13 @@ WHY = {
     "throughput": """
         Every job passes through four services, each of which records what it did before it says so: {messages:.1f}
         messages where a shop has one, and {transactions:.1f} transactions, about as many as a shop's three since they
-        are shared. The processors are what runs out; the plot of processor time shows where they go. No single part
-        stands out any more: coding and handling messages is about a quarter of it at 64 px, the object store with its
-        five calls instead of three another, and at 1024 px the store alone makes up half of the difference to
-        Dramatiq. What would meet the target is fewer hops for a job on which nothing goes wrong: a generator that
-        checks the image and makes the thumbnails of what it has in memory, and puts them under their final names, so
-        that one event, one read and one put fall away; but then a generator could write where only the uploader may
-        now. Behind a long queue it is what looks at all open jobs that costs more: the counts for the gauges, the
-        sweeps every half minute, and the comparison of open charges every minute.""",
+        are shared. At 64 px a job takes about as much of the processors as a shop's all the same. At 1024 px fewer jobs
+        a second share what can be shared, and the image itself goes through the object store three times where a shop's
+        goes once, which is two thirds of the difference. What would meet the target is fewer hops for a job on which
+        nothing goes wrong: a generator that checks the image and makes the thumbnails of what it has in memory, and
+        puts them under their final names, so that one event, one read and one put fall away; but then a generator could
+        write where only the uploader may now. Behind a long queue it is what looks at all open jobs that costs more:
+        the counts for the gauges, the sweeps every half minute, and the comparison of open charges every minute.""",
     "processor": """
         An image is put, read and put again, since it is staged before its call is recorded as done. A put of 1.5 MB
         takes 13 ms of the object store's processor time, half of it for MD5 sums, and a copy on the store's side
