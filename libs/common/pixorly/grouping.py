@@ -12,7 +12,7 @@ from pixorly.errors import OutageError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-_REST: Final = 20
+_REST: Final = 6
 """A group that took so long is followed by the next one after so many times as long, counted from its beginning."""
 _MOST: Final = 3
 """The most by which a spacing grows."""
@@ -33,7 +33,7 @@ class Grouper(Generic[Item, Answer]):
             returns another number of answers, which is a bug, each caller gets a `RuntimeError`.
         max_group: The most items in one group.
         workers: How many groups may be under way at once.
-        spacing_s: How long after the beginning of a group the next one begins at the earliest; twenty times as long
+        spacing_s: How long after the beginning of a group the next one begins at the earliest; six times as long
             as the group took where that is more, but not beyond three times this.
         name: What it does, for spans. Each item has a span in its own trace; what the group does is part of the first
             one's, and the others link to that.

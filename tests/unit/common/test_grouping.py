@@ -239,9 +239,9 @@ async def test_groups_that_are_kept_apart_begin_so_far_from_each_other() -> None
 
 
 @virtual_time
-@pytest.mark.parametrize(("spacing_s", "second_at"), [(7, 20), (1, 3), (0, 1)])
+@pytest.mark.parametrize(("spacing_s", "second_at"), [(4, 6), (1, 3), (0, 1)])
 async def test_groups_that_take_long_are_kept_further_apart_but_not_for_ever(spacing_s: int, second_at: int) -> None:
-    """Each takes a second: the next begins 20 s after it, or after three times the spacing if that is less."""
+    """Each takes a second: the next begins 6 s after it, or after three times the spacing if that is less."""
     till = Till()
     grouper = Grouper(till.run, spacing_s=spacing_s)
 
