@@ -4,8 +4,8 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import aio_pika
@@ -257,3 +257,27 @@ async def test_a_message_of_ours_that_is_rejected_ends_in_the_dead_queue(bench: 
 
     await until(buried)
     assert DEAD_EXCHANGE == "pixorly.dead"
+
+
+async def test_a_queue_is_looked_at_until_its_process_stops(bench: Bench) -> None:
+    """A look after the stop would connect again, and nobody would close that connection."""
+    upload, elsewhere = Upload(), replace(STORE, name="uploader.nowhere")
+    consumer = Consumer(bench.settings, "uploader", bench.publisher, [Subscription(queue=FOLLOW, handler=upload.store)])
+    with pytest.raises(OutageError):
+        await consumer.waiting_in(STORE)
+
+    await consumer.start()
+    await until(lambda: _is_ready(consumer))
+    assert await consumer.waiting_in(elsewhere) == 0
+    assert await consumer.waiting_in(FOLLOW) == 0
+
+    await consumer.stop(5)
+    with pytest.raises(OutageError):
+        await consumer.waiting_in(FOLLOW)
+
+
+async def _is_ready(consumer: Consumer) -> bool:
+    with suppress(OutageError):
+        await consumer.probe()
+        return True
+    return False

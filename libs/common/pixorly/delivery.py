@@ -496,9 +496,9 @@ class Consumer:
         """Return how many messages wait in a queue, another service's perhaps; 0 if it is not there or not to be seen.
 
         Raises:
-            OutageError: RabbitMQ is away.
+            OutageError: RabbitMQ is away, or the process is to stop: a look would connect once more.
         """
-        if self._broker is None:
+        if self._broker is None or self._stopping.is_set():
             raise OutageError("rabbitmq", "rabbitmq is not connected.")
         with translated():
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
