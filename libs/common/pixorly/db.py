@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime, timedelta
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final
@@ -20,6 +21,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from pixorly import metrics, telemetry
 from pixorly.errors import OutageError
+from pixorly.ids import first_id
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 """What store functions take."""
@@ -90,6 +92,31 @@ OF_USER: Final = "user_id = any(array[{}::text])"
 With `user_id = …` PostgreSQL knows the user to be of no matter for the order, and may go through the primary key, past
 everybody's rows, until there are enough of this user's: where a user has few among a million, that took 13 seconds.
 """
+
+_SKEW: Final = timedelta(hours=1)
+"""More than lies between the time in an id, which a service gave, and `created_at`, which PostgreSQL did."""
+
+
+def created_between(
+    id_column: str, after: datetime | None, before: datetime | None, *, late: timedelta = _SKEW
+) -> tuple[tuple[str, Any], ...]:
+    """Return the conditions of a span of time, for `where` and a list in the order of ids.
+
+    Ids hold a time, too, so that what lies outside of the span is passed over by them.
+
+    Args:
+        id_column: The id's column.
+        after: The span's beginning, if it has one.
+        before: The span's end, if it has one.
+        late: More than a row's `created_at` comes after the time in its id.
+    """
+    return (
+        ("created_at > {}", after),
+        (f"{id_column} >= {{}}", first_id(after - late) if after else None),
+        ("created_at < {}", before),
+        (f"{id_column} < {{}}", first_id(before + _SKEW) if before else None),
+    )
+
 
 _WRITES: Final = re.compile(
     r"\b(insert\s+into|(?<!for )(?<!key )(?<!do )update|delete\s+from)\s+(?:only\s+)?([a-z_]+)", re.IGNORECASE

@@ -6,15 +6,12 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from pixorly.db import OF_USER, Connection, where
+from pixorly.db import OF_USER, Connection, created_between, where
 from pixorly.events import StoredKeys, Visibility
-from pixorly.ids import first_id
 from pixorly.keys import is_public
 
 _IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, visibility, original_key, thumbnail_keys, bytes,
     thumbnail_bytes, width, height, content_type, sha256, thumbhash, created_at"""
-_SKEW: Final = timedelta(hours=1)
-"""More than two clocks are apart."""
 _LONGEST: Final = timedelta(days=7)
 """More than lies between the time in an image's id, which is its job's, and `created_at`, when it came."""
 
@@ -105,10 +102,7 @@ async def list_images(
         ("job_id = {}", filters.job_id),
         ("model = {}", filters.model),
         ("visibility = {}", filters.visibility),
-        ("created_at > {}", filters.created_after),
-        ("image_id >= {}", first_id(filters.created_after - _LONGEST) if filters.created_after else None),
-        ("created_at < {}", filters.created_before),
-        ("image_id < {}", first_id(filters.created_before + _SKEW) if filters.created_before else None),
+        *created_between("image_id", filters.created_after, filters.created_before, late=_LONGEST),
     )
     rows = await connection.fetch(
         f"""select {_IMAGE_COLUMNS} from images where {asked} and deleted_at is null

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, get_args
 from uuid import UUID
 
 import asyncpg
 
-from pixorly.db import OF_USER, Connection, where
-from pixorly.ids import first_id
+from pixorly.db import OF_USER, Connection, created_between, where
 from pixorly_api.lifecycle import Job, JobStatus, Slot
 from pixorly_api.store.images import Image, images_of
 from pixorly_api.store.jobs import JOB_COLUMNS, job_of, slots_of
@@ -17,8 +16,6 @@ from pixorly_api.store.jobs import JOB_COLUMNS, job_of, slots_of
 _READ_COLUMNS: Final = f"{JOB_COLUMNS}, metadata, version, balance_credits, retry_of"
 _PROMISED: Final = "status not in ('intent', 'abandoned')"
 _STATUS: Final = {None: _PROMISED, **{each: f"{_PROMISED} and status = '{each}'" for each in get_args(JobStatus)}}
-_SKEW: Final = timedelta(hours=1)
-"""More than lies between the time in a job's id, which the api gave it, and `created_at`, which PostgreSQL did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +92,7 @@ async def list_records(
         (OF_USER, user_id),
         ("job_id < {}", before),
         ("model = {}", filters.model),
-        ("created_at > {}", filters.created_after),
-        ("job_id >= {}", first_id(filters.created_after - _SKEW) if filters.created_after else None),
-        ("created_at < {}", filters.created_before),
-        ("job_id < {}", first_id(filters.created_before + _SKEW) if filters.created_before else None),
+        *created_between("job_id", filters.created_after, filters.created_before),
         ("position(lower({}) in lower(prompt)) > 0", filters.prompt),
         ("metadata @> {}", dict(filters.metadata) if filters.metadata else None),
     )
