@@ -34,6 +34,7 @@ from pixorly_api.pictures import Pictures
 from pixorly_api.problems import MEDIA_TYPE, REQUEST_ID, answer_errors
 from pixorly_api.provider_calls import HttpProviderCalls
 from pixorly_api.rates import Rates
+from pixorly_api.records import Records
 from pixorly_api.routes import account, admin, books, dead, generations, images, openai, quotes, streams
 from pixorly_api.settings import ApiSettings
 
@@ -171,9 +172,8 @@ def build(settings: ApiSettings) -> FastAPI:
             for part in (database, ledger, provider_calls):
                 stack.push_async_callback(part.close)
             await publisher.start()
-            stack.push_async_callback(publisher.close)
-            stack.push_async_callback(outbox.drain)
-            stack.push_async_callback(watcher.close)
+            for end in (publisher.close, outbox.drain, watcher.close):
+                stack.push_async_callback(end)
             await hints.start(watcher.hear)
             stack.push_async_callback(hints.close)
             images = Images.of(outbox, settings, hints.announce)
@@ -186,6 +186,7 @@ def build(settings: ApiSettings) -> FastAPI:
                 pauses=pauses,
                 auth=_auth(settings, database, members_of(settings, ledger, stack)),
                 jobs=Jobs(outbox, delete_again_after_s=settings.delete_again_after_s, announce=hints.announce),
+                records=Records(database),
                 images=images,
                 erasures=Erasures(database, images, ledger),
                 creation=Creation(database, outbox, ledger, windows_of(settings), pauses, announce=hints.announce),

@@ -278,7 +278,7 @@ class Creation:
 
     async def _read(self, user_id: str, job_id: UUID) -> Record:
         async with self._database.connection() as connection:
-            found = await store.records(connection, user_id, [job_id])
+            found = await store.records(connection, [(user_id, job_id)])
         if not found:
             raise IdempotencyInProgress(retry_after_s=1)
         return found[0]

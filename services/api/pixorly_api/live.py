@@ -31,11 +31,17 @@ WATCHES = metrics.gauge("pixorly_watches", "Clients who wait for a change: strea
 
 
 class JobWatch:
-    """Somebody who follows a job. A new watch counts as changed: what happened before it began sent it no hint."""
+    """Somebody who follows a job.
 
-    def __init__(self) -> None:
+    Args:
+        known: Whether the job is read after this began. Else it counts as changed: what happened between the reading
+            and this sent no hint.
+    """
+
+    def __init__(self, *, known: bool = False) -> None:
         self._flag = asyncio.Event()
-        self._flag.set()
+        if not known:
+            self._flag.set()
         self._version = 0
 
     async def changed(self, version: int, timeout_s: float) -> bool:
@@ -115,9 +121,9 @@ class Watcher:
         self.stopping = False
 
     @contextmanager
-    def job(self, job_id: UUID) -> Iterator[JobWatch]:
-        """Watch a job."""
-        watch = JobWatch()
+    def job(self, job_id: UUID, *, known: bool = False) -> Iterator[JobWatch]:
+        """Watch a job; `known` tells that it will be read only now."""
+        watch = JobWatch(known=known)
         with WATCHES.track_inprogress(), _kept(self._jobs, job_id, watch):
             self._look_on()
             yield watch

@@ -31,6 +31,7 @@ from pixorly_api.pauses import Pauses
 from pixorly_api.pictures import Pictures
 from pixorly_api.provider_calls import ProviderCalls
 from pixorly_api.rates import Rates
+from pixorly_api.records import Records
 from pixorly_api.settings import ApiSettings
 
 _UUID_BYTES: Final = 16
@@ -46,6 +47,7 @@ class Parts:
     catalogue: Catalogue
     auth: Auth
     jobs: Jobs
+    records: Records
     images: Images
     creation: Creation
     ledger: Ledger

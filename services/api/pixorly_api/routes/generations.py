@@ -15,7 +15,7 @@ from pixorly.errors import InvalidRequest, OutageError
 from pixorly_api import store, views
 from pixorly_api.creation import Created, Order, body_hash
 from pixorly_api.edge import JsonRoute
-from pixorly_api.errors import NotFailed, NotFound, QuoteNotKept
+from pixorly_api.errors import NotFailed, QuoteNotKept
 from pixorly_api.fields import Moment, Text
 from pixorly_api.parts import Cursor, JobId, Limit, Maker, P, Parts, Reader, page, read_cursor
 from pixorly_api.problems import documented
@@ -166,22 +166,9 @@ async def settled_within(parts: Parts, record: Record, wait_s: float) -> Record:
 async def reread(parts: Parts, record: Record) -> Record:
     """Return a job as it is by now, or as it was where that can't be read: it is stored all the same."""
     try:
-        return await read(parts, record.job.user_id, record.job.job_id)
+        return await parts.records.of(record.job.user_id, record.job.job_id)
     except OutageError:
         return record
-
-
-async def read(parts: Parts, user_id: str, job_id: UUID) -> Record:
-    """Return a user's job.
-
-    Raises:
-        NotFound: They have none with this id.
-    """
-    async with parts.database.connection() as connection:
-        found = await store.records(connection, user_id, [job_id])
-    if not found:
-        raise NotFound
-    return found[0]
 
 
 @router.get(
@@ -228,7 +215,7 @@ def _pairs(written: Sequence[str]) -> dict[str, str]:
 @router.get("/{generation_id}", operation_id="getGeneration", summary="Read a job", responses=_READ)
 async def get(parts: P, caller: Reader, generation_id: JobId) -> GenerationOut:
     """Return a job, its images with fresh links."""
-    return await views.generation(await read(parts, caller.user_id, generation_id), parts.links)
+    return await views.generation(await parts.records.of(caller.user_id, generation_id), parts.links)
 
 
 @router.post(
@@ -239,9 +226,9 @@ async def get(parts: P, caller: Reader, generation_id: JobId) -> GenerationOut:
 )
 async def cancel(parts: P, caller: Maker, generation_id: JobId) -> GenerationOut:
     """Cancel a job that is not begun, and give all its credits back."""
-    await read(parts, caller.user_id, generation_id)
+    await parts.records.of(caller.user_id, generation_id)
     await parts.jobs.cancel(generation_id)
-    return await views.generation(await read(parts, caller.user_id, generation_id), parts.links)
+    return await views.generation(await parts.records.of(caller.user_id, generation_id), parts.links)
 
 
 @router.post(
@@ -264,7 +251,7 @@ async def retry(
     prefer: Prefer = None,
 ) -> CreatedGenerationOut:
     """Make a new job of a failed one, at today's price, linked to it by `retry_of`."""
-    failed = await read(parts, caller.user_id, generation_id)
+    failed = await parts.records.of(caller.user_id, generation_id)
     if failed.job.status != "failed":
         raise NotFailed(status=failed.job.status)
     if not failed.job.prompt:
@@ -306,7 +293,7 @@ def _again(parts: Parts, failed: Record) -> Order:
 )
 async def timeline(parts: P, caller: Reader, generation_id: JobId) -> Timeline:
     """Return what happened to a job, on which attempt."""
-    record = await read(parts, caller.user_id, generation_id)
+    record = await parts.records.of(caller.user_id, generation_id)
     async with parts.database.connection() as connection:
         attempts = await store.attempts_of(connection, generation_id)
         slots = await store.slot_times(connection, generation_id)
@@ -320,5 +307,5 @@ async def timeline(parts: P, caller: Reader, generation_id: JobId) -> Timeline:
 @router.get("/{generation_id}/receipt", operation_id="getGenerationReceipt", summary="Who paid", responses=_READ)
 async def receipt(parts: P, caller: Reader, generation_id: JobId) -> Receipt:
     """Return what a job took, and what became of it, image by image."""
-    await read(parts, caller.user_id, generation_id)
+    await parts.records.of(caller.user_id, generation_id)
     return views.receipt(await parts.ledger.get_charge(generation_id))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Depends, Header
 from fastapi.responses import StreamingResponse
 
 from pixorly import telemetry
@@ -15,10 +15,9 @@ from pixorly.errors import OutageError
 from pixorly.ids import first_id
 from pixorly_api import store, views
 from pixorly_api.edge import JsonRoute
-from pixorly_api.live import UserWatch
+from pixorly_api.live import JobWatch, UserWatch
 from pixorly_api.parts import JobId, Listener, P, Parts, Reader
 from pixorly_api.problems import documented
-from pixorly_api.routes.generations import read
 from pixorly_api.schemas import StreamToken
 from pixorly_api.store import Record
 
@@ -36,6 +35,15 @@ STILL_HERE: Final = b": still here\n\n"
 """A comment, which says nothing and keeps a quiet stream open."""
 
 
+async def _watch(parts: P, generation_id: JobId) -> AsyncIterator[JobWatch]:
+    """Watch a job until the answer is sent: from before it is read, so that one reading is enough to begin with."""
+    with parts.watcher.job(generation_id, known=True) as watch:
+        yield watch
+
+
+Watch = Annotated[JobWatch, Depends(_watch)]
+
+
 @router.get(
     "/generations/{generation_id}/events",
     operation_id="streamGeneration",
@@ -43,35 +51,34 @@ STILL_HERE: Final = b": still here\n\n"
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}, **documented(401, 403, 404, 422, 429, 500, 503)},
 )
-async def of_one(parts: P, caller: Listener, generation_id: JobId) -> StreamingResponse:
+async def of_one(parts: P, caller: Listener, generation_id: JobId, watch: Watch) -> StreamingResponse:
     """Stream server-sent events: `snapshot`, then `update` with the job each time, then `settled`, and the end.
 
     The id of an event is the job's version. Who comes back with `Last-Event-ID` gets the job as it is then, so
     nothing final is ever missed: neither where the connection breaks, nor where the server is stopped and ends the
     stream without `settled`.
     """
-    record = await read(parts, caller.user_id, generation_id)
-    return StreamingResponse(_job_events(parts, record), media_type="text/event-stream", headers=HEADERS)
+    record = await parts.records.of(caller.user_id, generation_id)
+    return StreamingResponse(_job_events(parts, record, watch), media_type="text/event-stream", headers=HEADERS)
 
 
-async def _job_events(parts: Parts, record: Record) -> AsyncIterator[bytes]:
+async def _job_events(parts: Parts, record: Record, watch: JobWatch) -> AsyncIterator[bytes]:
     """Yield a job's events until it is settled, or the process is told to stop."""
     yield await _event(parts, "snapshot", record, record.version)
-    with parts.watcher.job(record.job.job_id) as watch:
-        while not record.job.settled:
-            if not await watch.changed(record.version, parts.settings.stream_keepalive_s):
-                yield STILL_HERE
-                continue
-            if parts.watcher.stopping:
-                return  # to come back, to another process, is what clients of such streams do
-            try:
-                newer = await read(parts, record.job.user_id, record.job.job_id)
-            except OutageError as error:
-                await asyncio.sleep(error.retry_after_s or 1)
-                continue
-            if newer.version != record.version and not newer.job.settled:
-                yield await _event(parts, "update", newer, newer.version)
-            record = newer
+    while not record.job.settled:
+        if not await watch.changed(record.version, parts.settings.stream_keepalive_s):
+            yield STILL_HERE
+            continue
+        if parts.watcher.stopping:
+            return  # to come back, to another process, is what clients of such streams do
+        try:
+            newer = await parts.records.of(record.job.user_id, record.job.job_id)
+        except OutageError as error:
+            await asyncio.sleep(error.retry_after_s or 1)
+            continue
+        if newer.version != record.version and not newer.job.settled:
+            yield await _event(parts, "update", newer, newer.version)
+        record = newer
     yield await _event(parts, "settled", record, record.version)
 
 
@@ -145,7 +152,7 @@ class _News:
                 found = await store.news_of(connection, self.user_id, after, since, _MOST_JOBS)
                 self.told_until = now
             else:
-                found = await store.records(connection, self.user_id, list(jobs))
+                found = await store.records(connection, [(self.user_id, job_id) for job_id in jobs])
         return self._unseen(reversed(found), since, self.began), int(now.timestamp() * 1e6)
 
     def _unseen(self, found: Iterable[Record], since: datetime, began: datetime) -> list[Record]:

@@ -68,16 +68,6 @@ class ImageFilters:
     created_before: datetime | None = None
 
 
-async def images_of(connection: Connection, image_ids: Sequence[UUID]) -> list[Image]:
-    """Return those images that there are and are not deleted, by job in the order of their slots."""
-    rows = await connection.fetch(
-        f"""select {_IMAGE_COLUMNS} from unnest($1::uuid[]) as wanted(image_id) join images using (image_id)
-            where deleted_at is null order by job_id, index""",  # noqa: S608 - constants
-        image_ids,
-    )
-    return [Image(**row) for row in rows]
-
-
 async def image(connection: Connection, user_id: str, image_id: UUID) -> Image | None:
     """Return a user's image."""
     row = await connection.fetchrow(

@@ -14,6 +14,12 @@ from pixorly_api.lifecycle import Job, Slot
 
 JOB_COLUMNS: Final = """job_id, user_id, status, model, fallback_models, prompt, params, n, plan, calls,
     visibility, credits_per_image, created_at, deadline, started_at, settled_at, retry_count, trace_id"""
+SLOT_COLUMNS: Final = """s.job_id, s.index, s.image_id, s.state, s.code, s.message, s.stage, s.generated,
+    i.deleted_at is not null as deleted, i.original_key"""
+"""Of `SLOTS`."""
+SLOTS: Final = """unnest($1::uuid[]) as wanted(job_id) join slots s using (job_id) left join images i using (image_id)
+    order by s.job_id, s.index"""
+"""The slots of these jobs, in order, each with its image if there is one."""
 _ATTEMPT_KEY: Final = 5
 """How many of the columns of an attempt tell it from others."""
 
@@ -43,7 +49,8 @@ def job_of(row: asyncpg.Record, slots: tuple[Slot, ...]) -> Job:
     )
 
 
-def _slot(row: asyncpg.Record) -> Slot:
+def slot_of(row: asyncpg.Record) -> Slot:
+    """Return a slot as its row has it."""
     return Slot(
         index=row["index"],
         image_id=row["image_id"],
@@ -76,16 +83,10 @@ async def lock_jobs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUI
 
 async def slots_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, tuple[Slot, ...]]:
     """Return the slots of each of these jobs, in order."""
-    rows = await connection.fetch(
-        """select s.job_id, s.index, s.image_id, s.state, s.code, s.message, s.stage, s.generated,
-                  i.deleted_at is not null as deleted, i.original_key
-           from unnest($1::uuid[]) as wanted(job_id) join slots s using (job_id) left join images i using (image_id)
-           order by s.job_id, s.index""",
-        job_ids,
-    )
+    rows = await connection.fetch(f"select {SLOT_COLUMNS} from {SLOTS}", job_ids)  # noqa: S608 - constants
     found: dict[UUID, list[Slot]] = {job_id: [] for job_id in job_ids}
     for row in rows:
-        found[row["job_id"]].append(_slot(row))
+        found[row["job_id"]].append(slot_of(row))
     return {job_id: tuple(slots) for job_id, slots in found.items()}
 
 

@@ -1,7 +1,7 @@
 """What clients read of a job."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final, get_args
 from uuid import UUID
@@ -10,10 +10,14 @@ import asyncpg
 
 from pixorly.db import OF_USER, Connection, created_between, where
 from pixorly_api.lifecycle import Job, JobStatus, Slot
-from pixorly_api.store.images import Image, images_of
-from pixorly_api.store.jobs import JOB_COLUMNS, job_of, slots_of
+from pixorly_api.store.images import Image
+from pixorly_api.store.jobs import JOB_COLUMNS, SLOT_COLUMNS, SLOTS, job_of, slot_of
 
 _READ_COLUMNS: Final = f"{JOB_COLUMNS}, metadata, version, balance_credits, retry_of"
+_IMAGE: Final = tuple(field.name for field in fields(Image))
+_SLOT_COLUMNS: Final = ", ".join(
+    [SLOT_COLUMNS, *(f"i.{name}" for name in _IMAGE if name not in {"job_id", "index", "image_id", "original_key"})]
+)
 _PROMISED: Final = "status not in ('intent', 'abandoned')"
 _STATUS: Final = {None: _PROMISED, **{each: f"{_PROMISED} and status = '{each}'" for each in get_args(JobStatus)}}
 
@@ -51,14 +55,14 @@ class Filters:
     metadata: Mapping[str, str] | None = None
 
 
-async def records(connection: Connection, user_id: str, job_ids: Sequence[UUID]) -> list[Record]:
-    """Return a user's jobs with these ids, newest first; what is not theirs is left out."""
+async def records(connection: Connection, wanted: Collection[tuple[str, UUID]]) -> list[Record]:
+    """Return jobs by their users and ids, newest first; what is not that user's is left out."""
     rows = await connection.fetch(
-        f"""select {_READ_COLUMNS} from unnest($1::uuid[]) as wanted(job_id) join jobs using (job_id)
-            where user_id = $2 and status not in ('intent', 'abandoned')
-            order by job_id desc""",  # noqa: S608 - constants
-        job_ids,
-        user_id,
+        f"""select {_READ_COLUMNS} from unnest($1::text[], $2::uuid[]) as wanted(user_id, job_id)
+                join jobs using (user_id, job_id)
+            where status not in ('intent', 'abandoned') order by job_id desc""",  # noqa: S608 - constants
+        [user_id for user_id, _ in wanted],
+        [job_id for _, job_id in wanted],
     )
     return await _records(connection, rows)
 
@@ -106,14 +110,17 @@ async def list_records(
 
 
 async def _records(connection: Connection, rows: Sequence[asyncpg.Record]) -> list[Record]:
-    job_ids = [row["job_id"] for row in rows]
-    if not job_ids:
+    """Return each of these jobs once, with its slots and those of its images that are not deleted."""
+    jobs = {row["job_id"]: row for row in rows}
+    if not jobs:
         return []
-    slots = await slots_of(connection, job_ids)
-    images: dict[UUID, list[Image]] = {job_id: [] for job_id in job_ids}
-    for image in await images_of(connection, [slot.image_id for of_job in slots.values() for slot in of_job]):
-        images[image.job_id].append(image)
-    return [record_of(row, slots[row["job_id"]], tuple(images[row["job_id"]])) for row in rows]
+    slots: dict[UUID, list[Slot]] = {job_id: [] for job_id in jobs}
+    images: dict[UUID, list[Image]] = {job_id: [] for job_id in jobs}
+    for row in await connection.fetch(f"select {_SLOT_COLUMNS} from {SLOTS}", list(jobs)):  # noqa: S608 - constants
+        slots[row["job_id"]].append(slot_of(row))
+        if row["original_key"] and not row["deleted"]:
+            images[row["job_id"]].append(Image(**{name: row[name] for name in _IMAGE}))
+    return [record_of(row, tuple(slots[job_id]), tuple(images[job_id])) for job_id, row in jobs.items()]
 
 
 def record_of(row: asyncpg.Record, slots: tuple[Slot, ...], images: tuple[Image, ...]) -> Record:
