@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from dataclasses import replace as with_other
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -27,6 +28,7 @@ import asyncpg
 import httpx
 from machine import Used
 
+from pixorly.priority import give_way
 from pixorly_stack.ports import Ports
 from pixorly_stack.s3 import ObjectStore
 
@@ -115,12 +117,14 @@ class World:
             return [tuple(call) for call in (await http.get(f"{self.provider_url}/log")).json()]
 
 
-def start(words: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
+def start(
+    words: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path, niceness: int = 0
+) -> subprocess.Popen[bytes]:
     """Start a process of ours in a session of its own: Ctrl-C reaches it by way of us only."""
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own words
             words, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=dict(environment), cwd=cwd,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=partial(give_way, niceness),  # noqa: PLW1509 - no thread is there yet
         )  # fmt: skip
 
 
@@ -198,12 +202,12 @@ def _provider(ends: ExitStack, root: Path, ports: Ports) -> tuple[str, subproces
 
 
 def _s3(ends: ExitStack, root: Path, ports: Ports) -> tuple[dict[str, str], int, str]:
-    """Start the stack's own object store, told to count its requests."""
+    """Start the stack's own object store, as the stack does, told to count its requests."""
     store = ObjectStore(root / "s3", ports, "pixorly", secrets.token_hex(16))
     unit = asyncio.run(store.prepare())
     metrics, log = ports.port("s3-metrics"), root / "s3.log"
     command = with_other(unit.command, argv=(*unit.command.argv, f"-metricsPort={metrics}"))
-    process = start(command.argv, log, command.env, command.cwd)
+    process = start(command.argv, log, command.env, command.cwd, command.niceness)
     ends.callback(unit.after_stop)
     ends.callback(stop, process)
     deadline = time.monotonic() + WITHIN_S

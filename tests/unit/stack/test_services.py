@@ -89,12 +89,12 @@ def test_a_service_is_told_what_it_needs_and_nothing_else(tellings: Tellings, se
     assert set(told) == COMMON | TOLD[service.name]
 
 
-def test_what_a_request_waits_for_goes_first(tellings: Tellings) -> None:
+def test_what_a_request_or_a_call_waits_for_goes_first(tellings: Tellings) -> None:
     nice = {
         service.name: int(tellings.environment(service, emulator=False)["PIXORLY_NICENESS"]) for service in SERVICES
     }
 
-    assert nice["api"] == nice["ledger"] == 0 < nice["api-worker"] < nice["generator"] == nice["uploader"]
+    assert nice["api"] == nice["ledger"] == 0 < nice["api-worker"] == nice["generator"] < nice["uploader"]
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
