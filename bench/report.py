@@ -19,15 +19,17 @@ WHY = {
         messages where a shop has one, and {transactions:.1f} transactions, about as many as a shop's three since they
         are shared. At 64 px a job takes about as much of the processors as a shop's all the same. At 1024 px fewer jobs
         a second share what can be shared, and the image itself goes through the object store three times where a shop's
-        goes once, which is two thirds of the difference. What would meet the target is fewer hops for a job on which
-        nothing goes wrong: a generator that checks the image and makes the thumbnails of what it has in memory, and
-        puts them under their final names, so that one event, one read and one put fall away; but then a generator could
-        write where only the uploader may now. Behind a long queue it is what looks at all open jobs that costs more:
-        the counts for the gauges, the sweeps every half minute, and the comparison of open charges every minute.""",
+        goes once, which is two thirds of the difference. What would meet the targets is fewer hops for a job on which
+        nothing goes wrong: one process that makes the call, the thumbnails and the puts, so that two events, one read
+        and one put fall away; but then who holds the providers' keys decodes what strangers send, and may write where
+        only the uploader may now.""",
     "processor": """
         An image is put, read and put again, since it is staged before its call is recorded as done. A put of 1.5 MB
-        takes 13 ms of the object store's processor time, half of it for MD5 sums, and a copy on the store's side
-        instead of the second put saves only 4. What would meet the target is to put it once, under its final name.""",
+        takes 13 ms of the object store's processor time and more on a busy machine, half of it for MD5 sums, and a copy
+        on the store's side instead of the second put saves only 4. What would meet the target is to put it once: a
+        generator that may create objects among the users' but replace none (`s3:if-none-match` in a bucket's policy)
+        puts a private image under a name with its checksum, and the uploader checks it where it lies. What comes to
+        nothing would then lie there too, and be looked for, where a rule of the bucket removes it now.""",
     "dispatch": """
         Between the request and the call lie the job's intent, the charge, the promise, the publish with its confirm,
         and the lease, each kept on disk before the next, in three services. A rival has one transaction and one
