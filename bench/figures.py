@@ -109,7 +109,9 @@ class Store:
         return time.time() - at < within_s
 
     def put(self, part: str, found: Found, about: dict[str, Any]) -> None:
-        kept = [figure for figure in self.figures() if figure.part != part]
+        # What a main run and a full one both find stands there once, as it was found last.
+        names = {figure.figure for figure in found.figures}
+        kept = [figure for figure in self.figures() if figure.part != part and figure.figure not in names]
         lines = [*map(asdict, kept), *({**asdict(figure), "part": part} for figure in found.figures)]
         _write(self._latest, lines)
         about = {**about, "at_s": round(time.time()), "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}

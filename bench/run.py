@@ -33,7 +33,7 @@ PARTS = {
 ONLY_FULL = {"history"}
 """What is a main figure only where the state is large."""
 LARGER = {"in-flight", "ledger", "backlog", "history"}
-"""Of which the full run measures more, which stands beside what the main run found."""
+"""Of which the full run measures more, which stands beside what only the main run finds."""
 NOT_AGAIN_WITHIN_S = 12 * 3600
 
 

@@ -26,7 +26,7 @@ FEW = 100
 LEAST = 0.9
 WARM_S = 2
 """Until calls are under way again after the halt."""
-LONGER = 3
+LONGER = 2
 """A turn is so many times as long as elsewhere: what is made in it must also be stored and settled in it."""
 FIRST = 2
 """And the first one, which does not count, so many times as long as the others: until every queue is as full as it
