@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import api_world as api
 import pytest
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from pixorly.db import Connection, Database
 from pixorly_api.errors import NotFound
+from pixorly_api.live import Watcher
 from pixorly_api.records import Records
 
 
@@ -71,6 +73,16 @@ async def test_who_asks_for_anothers_job_harms_nobody_who_asks_with_them(
     found = await asyncio.gather(*(records.of(*key) for key in wanted), return_exceptions=True)
 
     assert [isinstance(one, NotFound) for one in found] == [False, True, False]
+
+
+async def test_who_begins_to_watch_while_the_process_stops_is_told_to_look_at_once(database: CountedDatabase) -> None:
+    watcher = Watcher(database, hinted=lambda: True)
+    watcher.stop()
+
+    with watcher.job(uuid4(), known=True) as watch:
+        assert await watch.changed(1, timeout_s=1)
+
+    await watcher.close()
 
 
 async def test_a_stream_watches_for_as_long_as_it_lasts(world: World) -> None:

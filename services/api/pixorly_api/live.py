@@ -123,7 +123,8 @@ class Watcher:
     @contextmanager
     def job(self, job_id: UUID, *, known: bool = False) -> Iterator[JobWatch]:
         """Watch a job; `known` tells that it will be read only now."""
-        watch = JobWatch(known=known)
+        # Who comes after all were woken to go is to go, too.
+        watch = JobWatch(known=known and not self.stopping)
         with WATCHES.track_inprogress(), _kept(self._jobs, job_id, watch):
             self._look_on()
             yield watch
