@@ -20,7 +20,7 @@ WHY = {
         are shared. At 64 px a job takes about as much of the processors as a shop's all the same. At 1024 px fewer jobs
         a second share what can be shared, and the image itself goes through the object store three times where a shop's
         goes once, which is two thirds of the difference. What would meet the targets is fewer hops for a job on which
-        nothing goes wrong: one process that makes the call, the thumbnails and the puts, so that two events, one read
+        nothing goes wrong: one process that makes the call, the thumbnails and the puts, so that one event, one read
         and one put fall away; but then who holds the providers' keys decodes what strangers send, and may write where
         only the uploader may now.""",
     "processor": """

@@ -124,7 +124,8 @@ def start(
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own words
             words, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=dict(environment), cwd=cwd,
-            start_new_session=True, preexec_fn=partial(give_way, niceness),  # noqa: PLW1509 - no thread is there yet
+            start_new_session=True,
+            preexec_fn=partial(give_way, niceness) if niceness else None,  # noqa: PLW1509 - where there is no thread yet
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pixorly_stack.units import Unit, url_answers
 
 API_PORT = 8080
 BEHIND_THE_API = 5
-"""How nice those parts are that no request waits for, but that a job goes through before its model is asked."""
+"""How nice those parts are that come after requests, and before the work on pictures."""
 STOP_WITHIN_S = 75.0
 """Longer than the generator may take to finish calls that are paid for, and then to give up on what does not end."""
 READY_PROBE_S = 4.0

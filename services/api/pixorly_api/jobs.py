@@ -36,7 +36,8 @@ from pixorly_api.lifecycle import Job, Rule, Slot, Step
 _log = structlog.get_logger()
 _GROUP = 64
 _SPACING_S = 0.04
-"""Where news come one upon another, it is taken down so often: a client sees a change that much later at most."""
+"""Where news come one upon another, it is taken down so often, or up to three times as seldom: a client sees a change
+that much later at most."""
 
 SETTLED = metrics.counter("pixorly_jobs_settled", "Jobs that ended, by how.", "status", "model")
 SLOTS = metrics.counter("pixorly_slots_settled", "Slots of jobs that ended, by who is at fault.", "outcome", "model")

@@ -30,7 +30,8 @@ _GROUP: Final = 64
 _GROUPS_AT_ONCE: Final = 2
 """Where somebody stands still who has a row locked, the group that waits for it must not keep all others waiting."""
 _RECORD_S: Final = 0.02
-"""Where results come one upon another, they are recorded so often: an image is told of that much later at most."""
+"""Where results come one upon another, they are recorded so often, or up to three times as seldom: an image is told of
+that much later at most."""
 _CLOSE_S: Final = 0.1
 """Nobody waits for a job to be closed."""
 

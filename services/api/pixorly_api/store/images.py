@@ -1,7 +1,7 @@
 """Images as clients see them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -10,8 +10,6 @@ from pixorly.db import OF_USER, Connection, created_between, where
 from pixorly.events import StoredKeys, Visibility
 from pixorly.keys import is_public
 
-_IMAGE_COLUMNS: Final = """image_id, user_id, job_id, index, model, visibility, original_key, thumbnail_keys, bytes,
-    thumbnail_bytes, width, height, content_type, sha256, thumbhash, created_at"""
 _LONGEST: Final = timedelta(days=7)
 """More than lies between the time in an image's id, which is its job's, and `created_at`, when it came."""
 
@@ -55,6 +53,11 @@ class Image:
     def moving(self) -> bool:
         """Whether it is on its way to where its visibility wants it."""
         return is_public(self.original_key) != (self.visibility == "public")
+
+
+IMAGE_FIELDS: Final = tuple(field.name for field in fields(Image))
+"""The columns that clients see, which are called as the fields are."""
+_IMAGE_COLUMNS: Final = ", ".join(IMAGE_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What clients read of a job."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, get_args
 from uuid import UUID
@@ -10,13 +10,15 @@ import asyncpg
 
 from pixorly.db import OF_USER, Connection, created_between, where
 from pixorly_api.lifecycle import Job, JobStatus, Slot
-from pixorly_api.store.images import Image
+from pixorly_api.store.images import IMAGE_FIELDS, Image
 from pixorly_api.store.jobs import JOB_COLUMNS, SLOT_COLUMNS, SLOTS, job_of, slot_of
 
 _READ_COLUMNS: Final = f"{JOB_COLUMNS}, metadata, version, balance_credits, retry_of"
-_IMAGE: Final = tuple(field.name for field in fields(Image))
 _SLOT_COLUMNS: Final = ", ".join(
-    [SLOT_COLUMNS, *(f"i.{name}" for name in _IMAGE if name not in {"job_id", "index", "image_id", "original_key"})]
+    [
+        SLOT_COLUMNS,
+        *(f"i.{name}" for name in IMAGE_FIELDS if name not in {"job_id", "index", "image_id", "original_key"}),
+    ]
 )
 _PROMISED: Final = "status not in ('intent', 'abandoned')"
 _STATUS: Final = {None: _PROMISED, **{each: f"{_PROMISED} and status = '{each}'" for each in get_args(JobStatus)}}
@@ -119,7 +121,7 @@ async def _records(connection: Connection, rows: Sequence[asyncpg.Record]) -> li
     for row in await connection.fetch(f"select {_SLOT_COLUMNS} from {SLOTS}", list(jobs)):  # noqa: S608 - constants
         slots[row["job_id"]].append(slot_of(row))
         if row["original_key"] and not row["deleted"]:
-            images[row["job_id"]].append(Image(**{name: row[name] for name in _IMAGE}))
+            images[row["job_id"]].append(Image(**{name: row[name] for name in IMAGE_FIELDS}))
     return [record_of(row, tuple(slots[job_id]), tuple(images[job_id])) for job_id, row in jobs.items()]
 
 
